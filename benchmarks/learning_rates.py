@@ -1,0 +1,122 @@
+"""Sweeps learning rates on ladder-sized models, never on a target.
+
+    python benchmarks/learning_rates.py --run runs/laptop --out benchmarks/results/learning_rates.jsonl
+
+For each width, every group's rate is moved alone by factors of two around the family's default, at the family's tokens per
+parameter (or `--tokens-per-param`). A line per run; runs that are there are not run again. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from forescale.core.device import cpus, worker_environment
+
+GROUPS = ("muon", "embedding", "head", "vector")
+
+
+def one(job: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from forescale.data.shards import Shards
+    from forescale.model.scaling import Family, LearningRates
+    from forescale.train.loop import TrainingDiverged, train
+    from forescale.train.validate import repeat_loss, validate
+
+    torch.set_num_threads(1)
+    run = Path(job["run"])
+    shards = Shards(run / "shards", run / "data")
+    facts = shards.facts
+    family = Family(
+        vocab_size=facts["vocab_size"],
+        sequence_length=facts["sequence_length"],
+        learning_rates=LearningRates(**job["rates"]),
+        **job["family"],
+    )
+    plan = family.plan(job["width"], facts["images_per_token"])
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model, progress = train(
+                plan,
+                shards.train,
+                Path(folder),
+                seed=job["seed"],
+                image_token=facts["image_token"],
+                device=torch.device("cpu"),
+                checkpoint_seconds=1e9,
+            )
+        except TrainingDiverged:
+            return {**job, "loss": None}
+    result = validate(model, shards)
+    return {
+        **job,
+        "compute": plan.flops,
+        "params": plan.model.params_active,
+        "tokens": plan.tokens,
+        "steps": plan.steps,
+        "batch_tokens": plan.batch_tokens,
+        "loss": result.loss,
+        "loss_by_modality": result.loss_by_modality,
+        "repeat": repeat_loss(model, facts["end_token"], 6),
+        "seconds": progress.train_seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/laptop")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning_rates.jsonl"))
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=GROUPS)
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--family", default="{}", help="JSON of Family fields to change")
+    parser.add_argument("--rates", default="{}", help="JSON of base rates to change")
+    options = parser.parse_args()
+    from forescale.model.scaling import LearningRates
+
+    base = dataclasses.asdict(dataclasses.replace(LearningRates(), **json.loads(options.rates)))
+    jobs = []
+    for width in options.widths:
+        for group in options.groups:
+            for factor in options.factors:
+                for seed in range(options.seeds):
+                    rates = {**base, group: base[group] * factor}
+                    job = {"run": options.run, "width": width, "seed": seed, "rates": rates, "family": json.loads(options.family)}
+                    if job not in jobs:
+                        jobs.append(job)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
+    seen = [{key: record[key] for key in ("run", "width", "seed", "rates", "family")} for record in done]
+    left = [job for job in jobs if job not in seen]
+    os.environ.update(worker_environment(1))
+    with multiprocessing.get_context("spawn").Pool(cpus()) as pool, options.out.open("a") as file:
+        for record in pool.imap_unordered(one, left):
+            done.append(record)
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            moved = {k: v for k, v in record["rates"].items() if v != base[k]}
+            print(record["width"], moved or "base", record["family"], record["loss"] and round(record["loss"], 4), flush=True)
+    for width in options.widths:
+        for group in options.groups:
+            row = []
+            for factor in options.factors:
+                rates = {**base, group: base[group] * factor}
+                losses = [
+                    r["loss"]
+                    for r in done
+                    if r["width"] == width and r["rates"] == rates and r["family"] == json.loads(options.family) and r["loss"]
+                ]
+                row.append(f"{base[group] * factor:g}: {sum(losses) / len(losses):.4f}" if losses else f"{base[group] * factor:g}: -")
+            print(f"width {width:4} {group:10}", "  ".join(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""`forescale <verb>`: the command line. Imports torch only when a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from forescale import __version__
+from forescale.core.errors import UserError
+
+USAGE = """\
+forescale: train the small ones, know the big one.
+
+usage: forescale <verb> ...        (forescale <verb> --help tells more)
+
+  run RECIPE     data, tokenizer, ladder, sealed forecast, target, report: quick, laptop or overnight
+  plan RECIPE    what a run will train and need, before anything starts
+  runs           what the run folders hold
+  forecast       a forecast from your own runs:  --runs my_runs.csv --target 1e21
+  report DIR     draw the report of a run folder again
+  data           the packs of text and pictures; fetch them, look into them
+
+example: forescale run quick --out runs/quick
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns the exit status: 0 done, 1 the run itself failed, 2 the input was wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="  %(message)s", level=logging.WARNING)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"forescale {__version__}")
+        return 0
+    verb = VERBS.get(words[0])
+    if verb is None:
+        print(f"forescale: there is no verb {words[0]!r}; the verbs are {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    try:
+        return verb(words[1:]) or 0
+    except UserError as error:
+        print(f"forescale: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"forescale: {error.strerror or error}{where}; mend that and run again, finished work is kept.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nforescale: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _parse(kind: Any, words: Sequence[str], verb: str, default: Any = None, positional: str = "") -> Any:
+    """Flags to a dataclass by tyro, with `forescale VERB` as the program's name."""
+    import tyro
+
+    prog = f"forescale {verb}{' ' + positional if positional else ''}"
+    if default is not None:
+        return tyro.cli(kind, prog=prog, args=list(words), default=default)
+    return tyro.cli(kind, prog=prog, args=list(words))
+
+
+def _recipe(verb: str, words: Sequence[str]) -> tuple[Any, Path]:
+    """The recipe with the flags applied, and its run folder."""
+    if not words or words[0].startswith("-"):
+        from forescale.recipes import RECIPES
+
+        if words and words[0] in ("-h", "--help"):
+            print(f"usage: forescale {verb} RECIPE [flags]\n")
+            for name, make in RECIPES.items():
+                print(f"  {name:10} {(make.__doc__ or '').splitlines()[0]}")
+            print(f"\nflags of one: forescale {verb} quick --help\nexample: forescale {verb} laptop --target.compute 3e14 --out runs/mine")
+            raise SystemExit(0)
+        raise UserError(f"name a recipe: forescale {verb} {' | '.join(RECIPES)}.")
+    from forescale.recipes import get_recipe
+    from forescale.recipes.flags import RunFlags
+
+    name = words[0]
+    flags = _parse(RunFlags, words[1:], verb, RunFlags.of(get_recipe(name)), name)
+    command = " ".join(["forescale", verb, *words])
+    return flags.apply(get_recipe(name), command), flags.out or Path("runs") / name
+
+
+def run(words: Sequence[str]) -> int:
+    recipe, out = _recipe("run", words)
+    from forescale import pipeline
+
+    try:
+        pipeline.run(recipe, out)
+    except RuntimeError as error:
+        print(f"forescale: the run stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def plan(words: Sequence[str]) -> int:
+    recipe, _ = _recipe("plan", words)
+    from forescale.ladder.plan import estimate, render
+
+    print(render(estimate(recipe.family, recipe.ladder, recipe.target.compute)))
+    return 0
+
+
+def runs(words: Sequence[str]) -> int:
+    @dataclass(frozen=True)
+    class Runs:
+        """List what run folders hold.  Example: forescale runs --dir runs"""
+
+        dir: Path = Path("runs")
+        """where to look"""
+        json: bool = False
+        """print JSON instead of a table"""
+
+    options = _parse(Runs, words, "runs")
+    from forescale.core.listing import list_artifacts, render
+
+    rows = list_artifacts(options.dir)
+    print(json.dumps(rows, indent=1) if options.json else render(rows))
+    return 0
+
+
+def forecast(words: Sequence[str]) -> int:
+    import tyro
+
+    @dataclass(frozen=True)
+    class Forecast:
+        """Forecast a target's loss from a CSV of runs.  Example: forescale forecast --runs my_runs.csv --target 1e21"""
+
+        runs: Path
+        """CSV with columns compute,loss and perhaps params,tokens,seed"""
+        target: float
+        """FLOPs of the run to be forecast"""
+        target_params: Annotated[float | None, tyro.conf.arg(name="target-params")] = None
+        """its parameters, for the law in N and D"""
+        target_tokens: Annotated[float | None, tyro.conf.arg(name="target-tokens")] = None
+        """its training tokens"""
+        level: float = 0.9
+        """level of the interval"""
+        json: bool = False
+        """print JSON, and nothing else, on standard output"""
+
+    options = _parse(Forecast, words, "forecast")
+    from forescale.forecast.verb import forecast_table, render_text
+
+    table = forecast_table(options.runs, options.target, options.target_params, options.target_tokens, options.level)
+    print(json.dumps(table, indent=1, allow_nan=False) if options.json else render_text(table))
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    @dataclass(frozen=True)
+    class Report:
+        """Draw the report of a run folder again.  Example: forescale report --dir runs/quick"""
+
+        dir: Path
+        """the run folder"""
+
+    options = _parse(Report, words, "report")
+    if not options.dir.is_dir():
+        raise UserError(f"{options.dir} is not a run folder; `forescale runs` lists those there are.")
+    from forescale.report.page import redraw
+
+    print(redraw(options.dir))
+    return 0
+
+
+def data(words: Sequence[str]) -> int:
+    @dataclass(frozen=True)
+    class Data:
+        """List packs, fetch them, or look into one.  Example: forescale data --sample encyclopedia"""
+
+        fetch: tuple[str, ...] = ()
+        """packs to download now; `all` for every one"""
+        sample: str | None = None
+        """a pack or curriculum family to show documents of"""
+        n: int = 3
+        """how many documents to show"""
+        json: bool = False
+        """print JSON instead of a table"""
+
+    options = _parse(Data, words, "data")
+    from forescale.data import browse
+
+    print(browse.show(options.fetch, options.sample, options.n, options.json))
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run,
+    "plan": plan,
+    "runs": runs,
+    "forecast": forecast,
+    "report": report,
+    "data": data,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

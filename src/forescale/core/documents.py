@@ -1,0 +1,62 @@
+"""Documents and problems: text and pictures in any order. The one form in which data enters forescale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text. Special-token spellings inside it are plain text, always."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture: `pixels` is uint8 of shape (height, width, 3), RGB."""
+
+    pixels: np.ndarray
+
+
+Part = Text | Image
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a model is trained on: parts in order, and where they came from."""
+
+    id: str
+    source: str
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All text of the document, pictures left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def has_image(self) -> bool:
+        return any(isinstance(part, Image) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with one right answer.
+
+    `prompt` ends with text; `answer` is what comes next, up to and excluding the end-of-document token. Part borders are
+    token borders, so the probability of the answer given the prompt is well defined. `tests`, where not empty, is Python
+    source whose assertions decide whether prompt text + completion is right (then `answer` is one right answer of many).
+    """
+
+    id: str
+    family: str
+    difficulty: int
+    prompt: tuple[Part, ...]
+    answer: str
+    tests: str = ""
+
+    def as_document(self) -> Document:
+        return Document(id=self.id, source=self.family, parts=(*self.prompt, Text(self.answer)))

@@ -1,0 +1,1 @@
+"""Examinations: what a model can do, measured so that it can be forecast."""

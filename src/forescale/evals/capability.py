@@ -1,0 +1,175 @@
+"""Pass rates at temperature 1 of problems with one right answer: the quantity that the capability law forecasts.
+
+Where the answer is unique, its pass rate is its teacher-forced probability (answer and end token): no sampling noise, never a
+log of zero. Python functions have many right bodies, so bodies are sampled, executed against their tests, and the pass rate is
+the total probability of all distinct bodies that were seen to pass, the canonical one among them: a lower bound that more
+samples tighten, recorded beside the plain count.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from forescale.core.documents import Image, Problem, Text
+from forescale.data import curriculum
+from forescale.evals.sandbox import run_programs
+from forescale.generate.sample import Prompt, encode_parts, sample
+from forescale.model.multimodal import Model
+from forescale.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True)
+class CapabilityConfig:
+    """`problems` of each family from its held-out split; `samples` bodies of each function problem are executed."""
+
+    problems: int = 120
+    samples: int = 8
+    max_new_tokens: int = 96
+    seed: int = 1
+
+
+@torch.inference_mode()
+def log_probabilities(
+    model: Model, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], end_token: int, at_once: int = 64
+) -> np.ndarray:
+    """Natural log of the probability of each answer and the end token after it, given its prompt: shape (n,)."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids) + len(answers[i]))
+    result = np.zeros(len(prompts))
+    for start in range(0, len(order), at_once):
+        chosen = order[start : start + at_once]
+        rows = [[*prompts[i].ids, *answers[i], end_token] for i in chosen]
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [end_token] * (longest - len(row)) for row in rows], device=model.device)
+        pixels = torch.from_numpy(np.concatenate([prompts[i].pixels for i in chosen])).to(model.device)
+        targets = tokens[:, 1:].clone()
+        for row, i in enumerate(chosen):
+            targets[row, : len(prompts[i].ids) - 1] = -100
+            targets[row, len(rows[row]) - 1 :] = -100
+        logits = model(tokens[:, :-1], pixels).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+        result[chosen] = -losses.view(len(chosen), -1).sum(1).double().cpu().numpy()
+    return result
+
+
+def measure(model: Model, tokenizer: Tokenizer, families: Sequence[str], config: CapabilityConfig) -> list[dict[str, Any]]:
+    """A record for each problem, as docs/artifacts.md describes `capability.jsonl`."""
+    model.eval()
+    records = []
+    for family in families:
+        problems = _problems(family, config.problems, config.seed, model.config.image_size)
+        prompts = [_encode(p, model, tokenizer) for p in problems]
+        answers = [tokenizer.encode(p.answer) for p in problems]
+        executed = any(p.tests for p in problems)
+        if executed:
+            values, passed = _executed(model, tokenizer, problems, prompts, answers, config)
+        else:
+            values, passed = log_probabilities(model, prompts, answers, tokenizer.end), [None] * len(problems)
+        records += [
+            {
+                "family": family,
+                "id": problem.id,
+                "difficulty": problem.difficulty,
+                "modality": curriculum.modality(family),
+                "log_pass_rate": min(0.0, float(value)),
+                "method": "executed" if executed else "teacher-forced",
+                "samples": config.samples if executed else None,
+                "passed": count,
+            }
+            for problem, value, count in zip(problems, values, passed)
+        ]
+    return records
+
+
+def _problems(family: str, n: int, seed: int, image_size: int) -> list[Problem]:
+    return list(curriculum.generate(family, "test", n, seed, image_size))
+
+
+def _encode(problem: Problem, model: Model, tokenizer: Tokenizer) -> Prompt:
+    return encode_parts(problem.prompt, tokenizer, model.config.image_tokens, model.config.image_size)
+
+
+def _executed(
+    model: Model,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    answers: Sequence[list[int]],
+    config: CapabilityConfig,
+) -> tuple[np.ndarray, list[int | None]]:
+    """Log of the summed probability of every distinct body that passed, and how many of the samples passed."""
+    bodies: list[list[int]] = []
+    owners: list[int] = []
+    room = len(model.cos_TC) - max(len(p.ids) for p in prompts)
+    for start in range(0, len(prompts), 32):
+        batch = [i for i in range(start, min(start + 32, len(prompts))) for _ in range(config.samples)]
+        bodies += sample(
+            model,
+            [prompts[i] for i in batch],
+            end_token=tokenizer.end,
+            max_new_tokens=min(config.max_new_tokens, room),
+            seed=config.seed + start,
+        )
+        owners += batch
+    candidates = sorted({(owner, tuple(body)) for owner, body in zip(owners, bodies)} | {(i, tuple(a)) for i, a in enumerate(answers)})
+    programs = [(problems[i].as_document().text[: -len(problems[i].answer)] + tokenizer.decode(body)) for i, body in candidates]
+    verdicts = run_programs([(program, problems[i].tests) for program, (i, _) in zip(programs, candidates)])
+    right = [candidate for candidate, verdict in zip(candidates, verdicts) if verdict.passed]
+    for i, answer in enumerate(answers):
+        if (i, tuple(answer)) not in set(right):
+            raise RuntimeError(f"the canonical answer of {problems[i].id} did not pass its own tests in the sandbox")
+    logs = log_probabilities(model, [prompts[i] for i, _ in right], [body for _, body in right], tokenizer.end)
+    totals = np.full(len(problems), -math.inf)
+    for (i, _), value in zip(right, logs):
+        totals[i] = np.logaddexp(totals[i], value)
+    winners = set(right)
+    counts = [sum((o, tuple(b)) in winners for o, b in zip(owners, bodies) if o == i) for i in range(len(problems))]
+    return totals, list(counts)
+
+
+TEXT_OPENINGS = ("The ", "In the beginning ", "def __init__(self", "Paris\n\n", "import ")
+
+
+def show(model: Model, tokenizer: Tokenizer, families: Sequence[str], seed: int = 7, each: int = 3) -> list[dict[str, Any]]:
+    """Samples for the report: free continuations, and problems with their pictures, as `samples.jsonl` describes."""
+    model.eval()
+    size, places = model.config.image_size, model.config.image_tokens
+    openings = [encode_parts((Text(text),), tokenizer, places, size) for text in TEXT_OPENINGS]
+    texts = sample(model, openings, end_token=tokenizer.end, max_new_tokens=80, temperature=0.7, seed=seed)
+    shown: list[dict[str, Any]] = [
+        {"kind": "text", "family": "continuation", "prompt": o, "completion": tokenizer.decode(t), "answer": None, "images": []}
+        for o, t in zip(TEXT_OPENINGS, texts)
+    ]
+    for family in families:
+        problems = _problems(family, each, seed, size)
+        prompts = [_encode(p, model, tokenizer) for p in problems]
+        completions = sample(model, prompts, end_token=tokenizer.end, max_new_tokens=48, temperature=0.0)
+        for problem, completion in zip(problems, completions):
+            pictures = [part.pixels for part in problem.prompt if isinstance(part, Image)]
+            shown.append(
+                {
+                    "kind": "image" if pictures else "text",
+                    "family": family,
+                    "prompt": "".join(part.text for part in problem.prompt if isinstance(part, Text)),
+                    "completion": tokenizer.decode(completion),
+                    "answer": problem.answer,
+                    "images": [_png(pixels) for pixels in pictures],
+                }
+            )
+    return shown
+
+
+def _png(pixels: np.ndarray) -> str:
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

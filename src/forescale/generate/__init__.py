@@ -1,0 +1,1 @@
+"""Generation: sampling from a model, batched, with a key-value cache."""

@@ -1,0 +1,80 @@
+"""`forescale plan`: what a run will train and need, before anything starts. Nothing is downloaded and nothing trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forescale.core.device import accelerators, cpus, matmul_peak, pick_device
+from forescale.core.progress import duration
+from forescale.ladder.rungs import LadderConfig, Rung, rungs_for
+from forescale.model.scaling import Family
+
+# Shares of the matrix-product peak that runs reached on two cores (docs/log.md): compiled target, uncompiled rung.
+TARGET_UTILISATION = 0.5
+RUNG_UTILISATION = 0.35
+# Pictures a token in the shipped mixtures; the exact number is known once the shards are laid out.
+IMAGES_PER_TOKEN = 0.006
+
+
+def estimate(family: Family, ladder: LadderConfig, target_flops: float) -> dict[str, Any]:
+    """Sizes, FLOPs, memory and time. Raises UserError for a budget or ladder that cannot be."""
+    rungs = rungs_for(family, ladder, target_flops, IMAGES_PER_TOKEN)
+    target = family.plan_for(target_flops, IMAGES_PER_TOKEN)
+    device = pick_device()
+    peak = matmul_peak(device)
+    workers = ladder.workers or (accelerators() or cpus())
+    ladder_flops = sum(rung.plan.flops for rung in rungs)
+    # One core has its share of the machine's peak; one accelerator has all of its own.
+    rung_rate = RUNG_UTILISATION * (peak if device.type == "cuda" else peak / cpus())
+    # Heaviest first on `workers` workers: never longer than an even split plus the heaviest rung.
+    ladder_seconds = max(ladder_flops / workers, max(r.plan.flops for r in rungs)) / rung_rate
+    target_seconds = target.flops / (TARGET_UTILISATION * peak)
+    return {
+        "device": str(device),
+        "matmul_peak_flops_per_second": peak,
+        "rungs": [_row(rung) for rung in rungs],
+        "target": {
+            "width": target.model.width,
+            "depth": target.model.depth,
+            "params": target.model.params,
+            "params_active": target.model.params_active,
+            "tokens": target.tokens,
+            "steps": target.steps,
+            "flops": target.flops,
+            "memory_bytes": target.model.training_memory_bytes(target.batch_tokens),
+        },
+        "ladder_flops": ladder_flops,
+        "ladder_share": ladder_flops / target.flops,
+        "ladder_seconds": ladder_seconds,
+        "target_seconds": target_seconds,
+    }
+
+
+def _row(rung: Rung) -> dict[str, Any]:
+    plan = rung.plan
+    return {
+        "name": rung.name,
+        "width": plan.model.width,
+        "params_active": plan.model.params_active,
+        "tokens": plan.tokens,
+        "steps": plan.steps,
+        "flops": plan.flops,
+    }
+
+
+def render(plan: dict[str, Any]) -> str:
+    target = plan["target"]
+    lines = [
+        f"machine   {plan['device']}, {plan['matmul_peak_flops_per_second'] / 1e9:,.0f} GFLOP/s in matrix products (measured now)",
+        f"ladder    {len(plan['rungs'])} runs, {plan['ladder_flops']:.3g} FLOPs ({plan['ladder_share']:.0%} of the target), "
+        f"about {duration(plan['ladder_seconds'])}",
+        f"target    {target['flops']:.3g} FLOPs, about {duration(plan['target_seconds'])}, "
+        f"about {target['memory_bytes'] / 1e6:,.0f} MB",
+        "",
+        f"{'run':12} {'width':>6} {'active params':>14} {'tokens':>14} {'steps':>7} {'FLOPs':>10}",
+    ]
+    for row in [*plan["rungs"], {"name": "target", **target}]:
+        lines.append(
+            f"{row['name']:12} {row['width']:6} {row['params_active']:14,} {row['tokens']:14,} {row['steps']:7,} {row['flops']:10.3g}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""One run of the ladder, or its target: train, validate, measure capabilities, and write what docs/artifacts.md says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forescale.core.artifacts import Stage, read_json, utc_now, write_json, write_text
+from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device
+from forescale.data.shards import Shards
+from forescale.evals.capability import CapabilityConfig, measure, show
+from forescale.forecast.drift import Watcher
+from forescale.model.multimodal import Model
+from forescale.model.scaling import RunPlan
+from forescale.tokenizer.bpe import Tokenizer
+from forescale.train.loop import Hooks, Progress, TrainingDiverged, save_model, should_compile, train
+from forescale.train.validate import repeat_loss, validate
+
+# Called with the steps done, the steps there are, and the current loss.
+Report = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class RungConfig:
+    """`watch_rows`: validation rows of each source on the live curve. `learning_rate_factor` is 1 but for broken-on-purpose runs.
+
+    `threads` is part of the identity, since it decides the order of sums and so the last bits.
+    """
+
+    name: str
+    plan: RunPlan
+    seed: int
+    threads: int
+    families: tuple[str, ...]
+    capability: CapabilityConfig = CapabilityConfig()
+    watch_rows: int = 2
+    samples: bool = False
+    learning_rate_factor: float = 1.0
+
+
+_report: Report | None = None
+
+
+def set_report(report: Report | None) -> None:
+    """Where this process's runs tell how far they are."""
+    global _report
+    _report = report
+
+
+def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
+    """Stage `rung`: inputs `data`, `tokenizer`, `shards`, and for a watched target `forecast`."""
+    device = pick_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads)
+    plan = config.plan
+    shards = Shards(inputs["shards"], inputs["data"])
+    tokenizer = Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
+    exact_flops = plan.model.run_flops(plan.tokens, shards.train.images_in(plan.steps * plan.batch_rows))
+    peak = matmul_peak(device) if config.samples else None
+    compiled = should_compile(plan, device)
+    started_at = _first_step(out_dir)
+    _describe(config, exact_flops, out_dir)
+
+    watcher = _watcher(inputs)
+
+    def watch(point: dict[str, float]) -> None:
+        if watcher:
+            watcher.update(point["fraction"], point["loss"])
+
+    def step(progress: Progress, loss: float) -> None:
+        if _report:
+            _report(progress.step, plan.steps, loss)
+
+    hooks = Hooks(evaluate=lambda model: validate(model, shards, config.watch_rows).loss, on_point=watch, on_step=step)
+    notes: list[str] = []
+    try:
+        model, progress = train(
+            plan,
+            shards.train,
+            out_dir,
+            seed=config.seed,
+            image_token=tokenizer.image,
+            device=device,
+            hooks=hooks,
+            compiled=compiled,
+            learning_rate_factor=config.learning_rate_factor,
+        )
+    except TrainingDiverged as error:
+        write_json(out_dir / "result.json", {"name": config.name, "seed": config.seed, "compute": exact_flops, "status": "failed", "notes": [str(error)]})
+        write_json(out_dir / "timing.json", {"started_at": started_at, "finished_at": utc_now()})
+        return
+    if progress.skipped:
+        notes.append(f"{progress.skipped} steps were skipped for a loss or gradient that was not finite.")
+    alarm = _replay(inputs, progress)
+    _write_result(config, model, shards, tokenizer, progress, exact_flops, alarm, notes, out_dir)
+    rate = progress.timed_flops / progress.timed_seconds if progress.timed_seconds else 0.0
+    write_json(
+        out_dir / "timing.json",
+        {
+            "started_at": started_at,
+            "finished_at": utc_now(),
+            "seconds": round(progress.train_seconds, 3),
+            "tokens_per_second": progress.timed_tokens / progress.timed_seconds if progress.timed_seconds else 0.0,
+            "flops_per_second": rate,
+            "matmul_peak_flops_per_second": peak,
+            "utilisation": rate / peak if peak else None,
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "threads": config.threads,
+            "device": str(device),
+            "compiled": compiled,
+        },
+    )
+
+
+STAGE = Stage("rung", run_rung, volatile=frozenset({"metrics.jsonl", "timing.json"}))
+
+
+def _first_step(out_dir: Path) -> str:
+    """When this run began to train, kept over interruptions."""
+    path = out_dir / ".started.json"
+    if not path.is_file():
+        write_json(path, {"started_at": utc_now()})
+    return read_json(path)["started_at"]
+
+
+def _watcher(inputs: Mapping[str, Path]) -> Watcher | None:
+    if "forecast" not in inputs:
+        return None
+    return Watcher(read_json(inputs["forecast"] / "forecast.json")["band"])
+
+
+def _replay(inputs: Mapping[str, Path], progress: Progress) -> dict[str, Any] | None:
+    """The alarm of the whole curve, the part before an interruption included."""
+    watcher = _watcher(inputs)
+    alarm = None
+    for point in progress.curve if watcher else ():
+        alarm = alarm or watcher.update(point["fraction"], point["loss"])  # type: ignore[union-attr]
+    return dataclasses.asdict(alarm) if alarm else None
+
+
+def _describe(config: RungConfig, exact_flops: int, out_dir: Path) -> None:
+    plan = config.plan
+    write_json(
+        out_dir / "run.json",
+        {
+            "name": config.name,
+            "seed": config.seed,
+            "width": plan.model.width,
+            "depth": plan.model.depth,
+            "params": plan.model.params_active,
+            "params_total": plan.model.params,
+            "params_vision": plan.model.params_vision,
+            "params_non_embedding": plan.model.params - plan.model.params_embedding,
+            "tokens": plan.tokens,
+            "steps": plan.steps,
+            "batch_tokens": plan.batch_tokens,
+            "sequence_length": plan.model.sequence_length,
+            "flops": exact_flops,
+            "flops_vision": exact_flops - plan.model.run_flops(plan.tokens, 0),
+            "memory_bytes_estimate": plan.model.training_memory_bytes(plan.batch_tokens),
+            "learning_rates": plan.peak_rates(),
+            "learning_rate_factor": config.learning_rate_factor,
+            "model": plan.model,
+        },
+    )
+
+
+def _write_result(
+    config: RungConfig,
+    model: Model,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    exact_flops: int,
+    alarm: dict[str, Any] | None,
+    notes: list[str],
+    out_dir: Path,
+) -> None:
+    validation = validate(model, shards)
+    records = measure(model, tokenizer, config.families, config.capability)
+    write_text(out_dir / "capability.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    if config.samples:
+        shown = show(model, tokenizer, config.families)
+        write_text(out_dir / "samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in shown))
+        save_model(model, out_dir / "checkpoint")
+    columns = ("fraction", "step", "tokens", "compute", "loss")
+    lines = [",".join(columns)] + [",".join(str(point[c]) for c in columns) for point in progress.curve]
+    write_text(out_dir / "curve.csv", "\n".join(lines) + "\n")
+    write_json(
+        out_dir / "result.json",
+        {
+            "name": config.name,
+            "seed": config.seed,
+            "compute": exact_flops,
+            "params": config.plan.model.params_active,
+            "tokens": config.plan.tokens,
+            "loss": validation.loss,
+            "bits_per_byte": validation.bits_per_byte,
+            "loss_by_source": validation.loss_by_source,
+            "loss_by_modality": validation.loss_by_modality,
+            "curve": progress.curve,
+            "in_context": {
+                "late_minus_early": validation.late_minus_early,
+                "repeat_second_half": repeat_loss(model, tokenizer.end, tokenizer.end_of_turn + 1),
+            },
+            "status": "ok",
+            "alarm": alarm,
+            "notes": notes,
+        },
+    )

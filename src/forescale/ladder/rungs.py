@@ -1,0 +1,72 @@
+"""From a target's compute to the ladder below it, by one rule.
+
+The largest rung of a cap r is the widest member of the family whose compute, at the family's tokens per parameter, is at most
+target / r. Below it, budgets fall by `spacing` until the smallest member or `rungs` is reached. Each budget takes the widest
+member that it can pay for, at exactly the family's tokens per parameter: rungs lie on the frontier, not on round numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forescale.core.errors import UserError
+from forescale.model.scaling import Family, RunPlan
+
+
+@dataclass(frozen=True)
+class LadderConfig:
+    """`caps`: forecasts are sealed from nested ladders whose largest rung has at most 1/cap of the target's compute.
+
+    `seeds` of each rung, `seeds_large` of the rungs above 1/50 of the target. `workers` 0: one a core, or one an accelerator.
+    """
+
+    caps: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    spacing: float = 3.1623
+    rungs: int = 9
+    min_width: int = 8
+    seeds: int = 3
+    seeds_large: int = 1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Rung:
+    name: str
+    plan: RunPlan
+    seed: int
+
+
+def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_per_token: float) -> list[Rung]:
+    """All runs of the ladder, smallest first. Raises UserError if a cap leaves fewer than three rungs."""
+    if not config.caps or min(config.caps) <= 1:
+        raise UserError(f"ladder caps must be above 1 (a rung is smaller than its target), got {config.caps}.")
+    if config.spacing <= 1:
+        raise UserError(f"ladder spacing must be above 1, got {config.spacing}.")
+    if config.seeds < 1 or config.seeds_large < 1:
+        raise UserError("every rung needs at least one seed.")
+    plans = [family.plan(w, images_per_token) for w in family.widths() if w >= config.min_width]
+    chosen: dict[int, RunPlan] = {}
+    budget = target_flops / min(config.caps)
+    while len(chosen) < config.rungs:
+        affordable = [plan for plan in plans if plan.flops <= budget]
+        if not affordable:
+            break
+        chosen[affordable[-1].model.width] = affordable[-1]
+        budget /= config.spacing
+    for cap in config.caps:
+        below = [plan for plan in chosen.values() if plan.flops <= target_flops / cap]
+        if len(below) < 3:
+            raise UserError(
+                f"a target of {target_flops:.3g} FLOPs leaves {len(below)} rungs at or below 1/{cap:g} of it, and a law needs three; "
+                f"raise the target's compute or lower the cap."
+            )
+    runs = []
+    for plan in sorted(chosen.values(), key=lambda p: p.flops):
+        seeds = config.seeds if plan.flops <= target_flops / 50 else config.seeds_large
+        runs += [Rung(f"w{plan.model.width}-s{seed}", plan, seed) for seed in range(seeds)]
+    return runs
+
+
+def within_cap(compute: float, target_flops: float, cap: float) -> bool:
+    """Whether a run of this compute belongs to the nested ladder of this cap."""
+    return compute <= target_flops / cap

@@ -1,0 +1,134 @@
+"""The decoder: RMSNorm, rotary positions, QK-norm, grouped-query attention, SwiGLU, no biases (the Qwen3 shape).
+
+Shape suffixes: B batch, T positions, D width, H heads, K key-value heads, C head size, F MLP width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forescale.model.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain (Zhang & Sennrich 2019, eq. 4)."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+
+
+def rotary_tables(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of shape (length, head_dim), the two halves alike (Su et al. 2021; half-split layout)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    first, second = x_BTHC.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x_BTHC * cos_TC[:, None] + turned * sin_TC[:, None]
+
+
+class KVCache:
+    """Keys and values of every block for a batch of sequences that grow together.
+
+    `keys[i]`, `values[i]`: (B, K, capacity, C). `length` positions are filled. `start_B`: first real position of each row
+    (rows are padded on the left).
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (batch, config.kv_heads, capacity, config.head_dim)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.depth)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.depth)]
+        self.length = 0
+        self.start_B = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def extend(self, block: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.length + k_BKTC.shape[2]
+        self.keys[block][:, :, self.length : end] = k_BKTC
+        self.values[block][:, :, self.length : end] = v_BKTC
+        return self.keys[block][:, :, :end], self.values[block][:, :, :end]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.width, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, config.norm_epsilon)
+            self.k_norm = RMSNorm(self.head_dim, config.norm_epsilon)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_TC: Tensor,
+        sin_TC: Tensor,
+        cache: KVCache | None = None,
+        block: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        batch, length, _ = x_BTD.shape
+        # One product for the three projections: at small widths the number of calls costs more than their size.
+        qkv = F.linear(x_BTD, torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)))
+        qkv = qkv.view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim)
+        q_BTHC, k_BTKC, v_BTKC = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if self.qk_norm:
+            q_BTHC, k_BTKC = self.q_norm(q_BTHC), self.k_norm(k_BTKC)
+        q_BTHC, k_BTKC = rotate(q_BTHC, cos_TC, sin_TC), rotate(k_BTKC, cos_TC, sin_TC)
+        q, k, v = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
+        if cache is not None:
+            k, v = cache.extend(block, k, v)
+        if self.heads != self.kv_heads:
+            k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, width: int, mlp_width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, mlp_width, bias=False)
+        self.up_proj = nn.Linear(width, mlp_width, bias=False)
+        self.down_proj = nn.Linear(mlp_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_epsilon)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_epsilon)
+        self.mlp = SwiGLU(config.width, config.mlp_width)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_TC: Tensor,
+        sin_TC: Tensor,
+        cache: KVCache | None = None,
+        block: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TC, sin_TC, cache, block, mask)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))

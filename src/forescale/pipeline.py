@@ -1,0 +1,236 @@
+"""The whole of a run on one page.
+
+    data -> tokenizer -> shards -> rungs/* -> forecasts/* (sealed) -> target (watched) -> report
+
+Every arrow is an artifact on disk; a stage whose manifest matches is not run again, and a killed one resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json
+from forescale.core.device import accelerators, cpus, has_compiler
+from forescale.core.errors import UserError
+from forescale.core.progress import duration, meter, say
+from forescale.data import prepare as data_stage
+from forescale.data import shards as shards_stage
+from forescale.data.shards import Shards, ShardsConfig
+from forescale.forecast import stage as forecast_stage
+from forescale.forecast.stage import ForecastConfig
+from forescale.ladder import rung as rung_stage
+from forescale.ladder.executor import Job, State, run_jobs
+from forescale.ladder.rung import RungConfig
+from forescale.ladder.rungs import Rung, rungs_for, within_cap
+from forescale.model.scaling import RunPlan
+from forescale.recipes import Recipe
+from forescale.report import page as report_stage
+from forescale.tokenizer import stage as tokenizer_stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will train, and what it will take."""
+
+    rungs: list[Rung]
+    target: RunPlan
+    target_flops: int
+    images_per_token: float
+
+    @property
+    def ladder_flops(self) -> int:
+        return sum(rung.plan.flops for rung in self.rungs)
+
+
+def run(recipe: Recipe, out_dir: Path) -> Path:
+    """Everything that the recipe names; returns the path of the report. Raises UserError for what the user can mend."""
+    started = time.monotonic()
+    check(recipe)
+    if accelerators() == 0 and not has_compiler():
+        say("no C++ compiler found: long runs go on uncompiled, at about half the speed (install g++ to change that).")
+    data, tokenizer, shards = prepare_data(recipe, out_dir)
+    notes = read_json(data / "data.json")["notes"]
+    for note in notes:
+        say(f"  note: {note}")
+    plan = make_plan(recipe, shards, data)
+    describe(plan)
+    inputs = {"data": data, "tokenizer": tokenizer, "shards": shards}
+    finished, exclusions = train_ladder(recipe, plan, inputs, out_dir / "rungs")
+    forecasts = seal_forecasts(recipe, plan, finished, exclusions, out_dir / "forecasts")
+    train_target(recipe, plan, {**inputs, "forecast": forecasts[0]}, out_dir / "target")
+    report = make_report(recipe, out_dir)
+    say(f"report: {report}  ({duration(time.monotonic() - started)} in all)")
+    return report
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError for a recipe that cannot run, before anything is downloaded or trained."""
+    if not recipe.target.compute > 0 or recipe.target.compute == float("inf"):
+        raise UserError(f"the target's compute is {recipe.target.compute:g}; give a number of FLOPs above zero, such as 1e14.")
+    rungs_for(recipe.family, recipe.ladder, recipe.target.compute, 0.0)
+    recipe.family.plan_for(recipe.target.compute, 0.0)
+
+
+def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
+    data, tokenizer, shards = out_dir / "data", out_dir / "tokenizer", out_dir / "shards"
+    make(data_stage.STAGE, data_stage.stage_config(recipe.data), {}, data)
+    make(tokenizer_stage.STAGE, recipe.tokenizer, {"data": data}, tokenizer)
+    family = recipe.family
+    # The longest run is the target's; pictures only lower the tokens that a budget buys. A quarter more covers the rounding
+    # of widths.
+    longest = family.plan_for(recipe.target.compute, 0.0)
+    config = ShardsConfig(
+        sequence_length=family.sequence_length,
+        image_tokens=longest.model.image_tokens,
+        tokens=int(1.25 * longest.tokens) + longest.batch_tokens,
+        validation_rows=recipe.validation_rows,
+    )
+    make(shards_stage.STAGE, config, {"data": data, "tokenizer": tokenizer}, shards)
+    return data, tokenizer, shards
+
+
+def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
+    """The ladder and the target, FLOPs exact: the target has at least the compute that was asked for."""
+    shards = Shards(shards_dir, data_dir)
+    images_per_token = shards.facts["images_per_token"]
+    family = dataclasses.replace(recipe.family, vocab_size=shards.facts["vocab_size"])
+    target = family.plan_for(recipe.target.compute, images_per_token)
+
+    def exact(plan: RunPlan) -> int:
+        return plan.model.run_flops(plan.tokens, shards.train.images_in(plan.steps * plan.batch_rows))
+
+    while exact(target) < recipe.target.compute:
+        target = dataclasses.replace(target, steps=target.steps + 1)
+    if target.steps * target.batch_rows > len(shards.train):
+        raise UserError(f"the target reads {target.tokens} tokens but only {len(shards.train)} rows were laid out; delete {shards_dir}.")
+    rungs = rungs_for(family, recipe.ladder, exact(target), images_per_token)
+    return Plan(rungs, target, exact(target), images_per_token)
+
+
+def describe(plan: Plan) -> None:
+    sizes = sorted({rung.plan.model.width: rung.plan for rung in plan.rungs}.items())
+    say(f"ladder: {len(plan.rungs)} runs of {len(sizes)} sizes, {plan.ladder_flops:.3g} FLOPs, {plan.ladder_flops / plan.target_flops:.0%} of the target")
+    model = plan.target.model
+    say(
+        f"target: {plan.target_flops:.4g} FLOPs, width {model.width}, depth {model.depth}, {model.params:,} parameters "
+        f"({model.params_vision:,} of them vision), {plan.target.tokens:,} tokens in {plan.target.steps} steps of "
+        f"{plan.target.batch_tokens:,}, about {model.training_memory_bytes(plan.target.batch_tokens) / 1e6:,.0f} MB"
+    )
+
+
+def train_ladder(
+    recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir: Path
+) -> tuple[dict[str, Path], tuple[tuple[str, str], ...]]:
+    """All rungs, side by side. Returns the folders of those that ended, and which were given up, with why."""
+    on_cpu = accelerators() == 0
+    workers = recipe.ladder.workers or (cpus() if on_cpu else accelerators())
+    jobs = []
+    for rung in plan.rungs:
+        config = RungConfig(rung.name, rung.plan, rung.seed, 1, recipe.families, recipe.capability)
+        jobs.append(Job(rung.name, rung_stage.STAGE, config, inputs, out_dir / rung.name, rung.plan.flops, rung.seed))
+    train_jobs("ladder", jobs, workers, 1)
+    failed = tuple((job.name, _last_line(job.error)) for job in jobs if not job.done)
+    for name, why in failed:
+        say(f"  {name} failed twice and is excluded: {why}")
+    return {job.name: job.out_dir for job in jobs if job.done}, failed
+
+
+def seal_forecasts(
+    recipe: Recipe, plan: Plan, rungs: Mapping[str, Path], exclusions: Sequence[tuple[str, str]], out_dir: Path
+) -> list[Path]:
+    """One sealed forecast for each cap, from the nested ladder below it. The first has the largest rungs."""
+    folders = []
+    for cap in sorted(recipe.ladder.caps):
+        within = {rung.name for rung in plan.rungs if within_cap(rung.plan.flops, plan.target_flops, cap)}
+        config = ForecastConfig(
+            cap=cap,
+            target_flops=plan.target_flops,
+            target_params=plan.target.model.params_active,
+            target_tokens=plan.target.tokens,
+            exclusions=tuple(pair for pair in exclusions if pair[0] in within),
+        )
+        folder = out_dir / f"{cap:g}"
+        make(forecast_stage.STAGE, config, {name: path for name, path in rungs.items() if name in within}, folder)
+        sealed = read_json(folder / "forecast.json")
+        low, high = sealed["loss"]["interval"]
+        say(
+            f"  forecast from 1/{sealed['cap_ratio']:.0f} of the compute: loss {sealed['loss']['predicted']:.4f} "
+            f"({low:.4f} to {high:.4f}), sealed {sealed['seal']['sealed_at']}"
+        )
+        folders.append(folder)
+    return folders
+
+
+def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir: Path) -> None:
+    """The target, alone on the machine, watched against the forecast."""
+    config = RungConfig(
+        "target", plan.target, recipe.target.seed, cpus(), recipe.families, recipe.capability, samples=True
+    )
+    job = Job("target", rung_stage.STAGE, config, inputs, out_dir, plan.target_flops, recipe.target.seed)
+    train_jobs("target", [job], 1, cpus())
+    if job.error:
+        raise RuntimeError(job.error)
+    result = read_json(out_dir / "result.json")
+    if result["status"] != "ok":
+        raise UserError(f"the target diverged ({result['notes'][0]}); lower the learning rates or look at {out_dir}/metrics.jsonl.")
+    say(f"  target: loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per byte")
+    if result["alarm"]:
+        alarm = result["alarm"]
+        say(f"  ALARM: from {alarm['since']:.0%} of the run on the loss was {alarm['direction']} ({alarm['loss']:.3f}, not {alarm['low']:.3f} to {alarm['high']:.3f})")
+
+
+def make_report(recipe: Recipe, out_dir: Path) -> Path:
+    artifacts = {str(path.parent.relative_to(out_dir)): path.parent for path in sorted(out_dir.rglob(MANIFEST))}
+    artifacts.pop("report", None)
+    config = {"run_dir": str(out_dir), "recipe": recipe.name, "command": recipe.command}
+    make(report_stage.STAGE, config, artifacts, out_dir / "report")
+    return out_dir / "report" / "report.html"
+
+
+def make(stage: Stage, config: Any, inputs: Mapping[str, Path], out_dir: Path) -> Manifest:
+    """Makes one stage in this process and says so in a line."""
+    started = time.monotonic()
+    fresh = not stage.is_done(config, inputs, out_dir)
+    if fresh:
+        say(f"{stage.name} ...")
+    try:
+        manifest = stage.make(config, inputs, out_dir)
+    except OSError as error:
+        raise UserError(f"{stage.name}: {error.strerror or error} ({out_dir}); free space or mend the path and run again.") from error
+    say(f"{stage.name}: {'done in ' + duration(time.monotonic() - started) if fresh else 'already there'}")
+    return manifest
+
+
+def train_jobs(title: str, jobs: Sequence[Job], workers: int, threads: int) -> None:
+    """Trains jobs that are not done yet, with one meter over all of them."""
+    left = []
+    for job in jobs:
+        if job.stage.is_done(job.config, job.inputs, job.out_dir):
+            job.done = True
+        else:
+            left.append(job)
+    if not left:
+        say(f"{title}: already there")
+        return
+    say(f"{title} ...")
+    started = time.monotonic()
+    total = sum(job.weight for job in left)
+    with meter(title) as shown:
+
+        def display(current: Sequence[Job], state: State) -> None:
+            share = sum(job.weight * state.shares.get(job.name, 0.0) for job in current) / total
+            running = [f"{name} {state.losses[name]:.3f}" for name, part in state.shares.items() if part < 1 and name in state.losses]
+            shown.update(share, "loss " + ", ".join(running) if running else "")
+
+        run_jobs(left, workers, threads, display)
+    say(f"{title}: done in {duration(time.monotonic() - started)}")
+
+
+def _last_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[-1] if lines else "unknown"

@@ -1,0 +1,96 @@
+"""What a recipe is, and the ones that ship. Defaults stand on the measurements in docs/log.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from forescale.core.errors import UserError
+from forescale.data.curriculum import FAMILIES
+from forescale.data.prepare import DataConfig, SourceConfig
+from forescale.evals.capability import CapabilityConfig
+from forescale.ladder.rungs import LadderConfig
+from forescale.model.scaling import Family
+from forescale.tokenizer.stage import TokenizerConfig
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """`compute`: FLOPs of the target, vision included. `seed`: of its initial weights."""
+
+    compute: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run. `validation_rows`: rows of each source that losses are measured on."""
+
+    name: str
+    target: TargetConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    family: Family = Family()
+    ladder: LadderConfig = LadderConfig()
+    capability: CapabilityConfig = CapabilityConfig()
+    families: tuple[str, ...] = FAMILIES
+    validation_rows: int = 16
+    command: str = field(default="", compare=False)
+
+
+# Shares of the mixture in tokens. Natural text carries the loss; the curriculum carries the capabilities.
+TEXT_PACKS = {"stdlib": 0.20, "docstrings": 0.10, "encyclopedia": 0.15, "prose": 0.10}
+PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
+CURRICULUM = 0.40
+
+
+def mixture(characters: int, problems: int) -> tuple[SourceConfig, ...]:
+    """The sources of every shipped recipe: `characters` of each text pack at most, `problems` of each curriculum family."""
+    packs = [SourceConfig(name, "pack", weight=weight, max_characters=characters) for name, weight in TEXT_PACKS.items()]
+    packs += [SourceConfig(name, "pack", weight=weight) for name, weight in PICTURE_PACKS.items()]
+    share = CURRICULUM / len(FAMILIES)
+    return (*packs, *(SourceConfig(family, "curriculum", weight=share, count=problems) for family in FAMILIES))
+
+
+def quick() -> Recipe:
+    """A whole run in a few minutes on two cores: what `make demo` does."""
+    return Recipe(
+        name="quick",
+        target=TargetConfig(compute=4e12),
+        data=DataConfig(sources=mixture(characters=1_500_000, problems=1_500)),
+        tokenizer=TokenizerConfig(vocab_size=768, sample_characters=3_000_000),
+        family=Family(vocab_size=768, sequence_length=128),
+        ladder=LadderConfig(caps=(30.0, 100.0), spacing=2.0, rungs=7, seeds=2, seeds_large=2),
+        capability=CapabilityConfig(problems=60, samples=4),
+    )
+
+
+def laptop() -> Recipe:
+    """1e14 FLOPs: within an hour on two cores."""
+    return Recipe(
+        name="laptop",
+        target=TargetConfig(compute=1e14),
+        data=DataConfig(sources=mixture(characters=12_000_000, problems=12_000)),
+    )
+
+
+def overnight() -> Recipe:
+    """1e15 FLOPs: a night on two cores."""
+    return dataclasses.replace(
+        laptop(),
+        name="overnight",
+        target=TargetConfig(compute=1e15),
+        data=DataConfig(sources=mixture(characters=40_000_000, problems=60_000)),
+        ladder=LadderConfig(rungs=10),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"quick": quick, "laptop": laptop, "overnight": overnight}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Raises UserError for a name that is not a recipe."""
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.")
+    return RECIPES[name]()

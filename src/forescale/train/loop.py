@@ -1,0 +1,265 @@
+"""The training loop: one run from its plan to its last checkpoint.
+
+Special: a run can be killed at any moment and continued, and ends bit for bit where the uninterrupted one ends (on one CPU with
+the same number of threads); decoder blocks and the loss are compiled once and shared; a loss or gradient that is not finite
+skips its step, and a run that skips `MAX_SKIPPED` in a row, or one in fifty over all, stops as diverged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from forescale.core.artifacts import atomic_path
+from forescale.core.device import has_compiler
+from forescale.core.errors import CorruptArtifact
+from forescale.data.shards import Batch, Rows
+from forescale.model import multimodal
+from forescale.model.multimodal import Model
+from forescale.model.scaling import RunPlan
+from forescale.train.optim import Optimizer
+
+MAX_SKIPPED = 10
+CURVE_POINTS = 40
+# Below this many FLOPs on a CPU, compiling takes longer than it saves. A constant of the plan, never a measured time: whether
+# a run is compiled decides its last bits.
+COMPILE_FROM_FLOPS = 2e12
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps without a finite loss or gradient."""
+
+
+@dataclass
+class Progress:
+    """What a run has behind it. Saved with every checkpoint."""
+
+    step: int = 0
+    images: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    # Steps and time after the first of each process, whose compilation and warm-up would distort the rate.
+    timed_tokens: int = 0
+    timed_flops: float = 0.0
+    timed_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller adds. `evaluate`: loss on the watch set. `on_point`: sees each point of the curve. `on_step`: progress."""
+
+    evaluate: Callable[[Model], float] | None = None
+    on_point: Callable[[dict[str, float]], None] | None = None
+    on_step: Callable[[Progress, float], None] | None = None
+
+
+def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(torch.from_numpy(array).to(device) for array in (batch.tokens, batch.targets, batch.pixels))  # type: ignore[return-value]
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 on an accelerator; float32 on a CPU, where bfloat16 is slower."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+class CompiledStep:
+    """Forward pass with the blocks and the loss compiled; evaluation stays eager, so it needs no second compilation."""
+
+    def __init__(self, model: Model, compiled: bool) -> None:
+        self.model = model
+        self.block: Callable[..., torch.Tensor] = _run_block
+        self.token_loss: Callable[..., torch.Tensor] = multimodal.token_loss
+        if compiled:
+            self.block = torch.compile(_run_block, dynamic=False)
+            self.token_loss = torch.compile(multimodal.token_loss, dynamic=False)
+
+    def __call__(self, tokens: torch.Tensor, targets: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        model = self.model
+        length = tokens.shape[1]
+        cos, sin = model.cos_TC[:length], model.sin_TC[:length]
+        x = model.embed(tokens, pixels)
+        for block in model.layers:
+            x = self.block(block, x, cos, sin)
+        return self.token_loss(model.norm(x), model.lm_head.weight, targets, "mean")
+
+
+def _run_block(block: torch.nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return block(x, cos, sin)
+
+
+def should_compile(plan: RunPlan, device: torch.device) -> bool:
+    """Compiled kernels pay on every accelerator run and on long CPU runs, where there is a compiler."""
+    if device.type == "cuda":
+        return True
+    return plan.flops >= COMPILE_FROM_FLOPS and has_compiler()
+
+
+def curve_steps(steps: int) -> dict[int, float]:
+    """Step -> fraction of the run, at CURVE_POINTS even fractions (short runs have one point a step)."""
+    return {max(1, round(steps * i / CURVE_POINTS)): i / CURVE_POINTS for i in range(1, CURVE_POINTS + 1)}
+
+
+def train(
+    plan: RunPlan,
+    rows: Rows,
+    out_dir: Path,
+    *,
+    seed: int,
+    image_token: int,
+    device: torch.device,
+    hooks: Hooks | None = None,
+    compiled: bool = False,
+    checkpoint_seconds: float = 30.0,
+    learning_rate_factor: float = 1.0,
+) -> tuple[Model, Progress]:
+    """Trains from the first step or from the checkpoint in `out_dir`; returns the trained model.
+
+    `learning_rate_factor` multiplies every learning rate: it exists to break a run on purpose, for testing what watches it.
+    Raises TrainingDiverged by the rule of the module's docstring, CorruptArtifact if the checkpoint cannot be read.
+    """
+    hooks = hooks or Hooks()
+    model = Model(plan.model, image_token, seed).to(device)
+    optimizer = Optimizer(model, plan)
+    progress = _resume(out_dir, model, optimizer)
+    forward = CompiledStep(model, compiled)
+    points = curve_steps(plan.steps)
+    flops_token, flops_image = plan.model.flops_per_token(), plan.model.flops_per_image()
+    metrics = _open_metrics(out_dir / "metrics.jsonl", progress.step)
+    last_save, first = time.perf_counter(), True
+    model.train()
+    try:
+        while progress.step < plan.steps:
+            started = time.perf_counter()
+            batch = rows.batch(progress.step * plan.batch_rows, plan.batch_rows)
+            factor = plan.schedule(progress.step)
+            with autocast(device):
+                loss = forward(*to_tensors(batch, device))
+            loss.backward()
+            norm = optimizer.gradient_norm()
+            loss_value, norm_value = loss.item(), norm.item()
+            finite = math.isfinite(loss_value) and math.isfinite(norm_value)
+            if finite:
+                optimizer.step(factor * learning_rate_factor)
+                progress.skipped_in_a_row = 0
+            else:
+                model.zero_grad()
+                progress.skipped += 1
+                progress.skipped_in_a_row += 1
+            progress.step += 1
+            progress.images += len(batch.pixels)
+            seconds = time.perf_counter() - started
+            progress.train_seconds += seconds
+            if not first:
+                progress.timed_tokens += plan.batch_tokens
+                progress.timed_flops += plan.batch_tokens * flops_token + len(batch.pixels) * flops_image
+                progress.timed_seconds += seconds
+            first = False
+            tokens = progress.step * plan.batch_tokens
+            record = {
+                "step": progress.step,
+                "tokens": tokens,
+                "compute": tokens * flops_token + progress.images * flops_image,
+                "loss": loss_value if finite else None,
+                "learning_rate": factor * learning_rate_factor * plan.learning_rates.muon,
+                "gradient_norm": norm_value if finite else None,
+                "seconds": round(progress.train_seconds, 4),
+            }
+            metrics.write(json.dumps(record) + "\n")
+            if progress.skipped_in_a_row >= MAX_SKIPPED or progress.skipped > max(MAX_SKIPPED, plan.steps // 50):
+                raise TrainingDiverged(f"{progress.skipped} of {progress.step} steps had no finite loss or gradient")
+            if progress.step in points and hooks.evaluate:
+                value = hooks.evaluate(model)
+                point = {
+                    "fraction": points[progress.step],
+                    "step": progress.step,
+                    "tokens": tokens,
+                    "compute": record["compute"],
+                    "loss": value,
+                }
+                progress.curve.append(point)  # type: ignore[arg-type]
+                if hooks.on_point:
+                    hooks.on_point(point)  # type: ignore[arg-type]
+            if hooks.on_step:
+                hooks.on_step(progress, loss_value)
+            if time.perf_counter() - last_save > checkpoint_seconds or progress.step == plan.steps:
+                metrics.flush()
+                _save(out_dir, model, optimizer, progress)
+                last_save = time.perf_counter()
+    finally:
+        metrics.close()
+    model.eval()
+    return model, progress
+
+
+CHECKPOINT = ".resume.safetensors"
+
+
+def _save(out_dir: Path, model: Model, optimizer: Optimizer, progress: Progress) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in optimizer.state_tensors().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(out_dir / CHECKPOINT) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
+
+
+def _resume(out_dir: Path, model: Model, optimizer: Optimizer) -> Progress:
+    path = out_dir / CHECKPOINT
+    if not path.is_file():
+        return Progress()
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+        tensors = load_file(path, device=str(model.device))
+        model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        optimizer.load_state_tensors({n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")})
+    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise CorruptArtifact(f"{path} cannot be continued from ({error}); delete it to train this run from the start.") from error
+    return progress
+
+
+def _open_metrics(path: Path, steps: int) -> TextIO:
+    """The metrics file cut back to the first `steps` records, open for more."""
+    kept: list[str] = []
+    if steps and path.is_file():
+        kept = path.read_text().splitlines(keepends=True)[:steps]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept))
+    return path.open("a")
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Weights for evaluation and export: `model.safetensors` and `config.json` (the ModelConfig)."""
+    from forescale.core.artifacts import write_json
+
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    write_json(folder / "config.json", {"model": model.config, "image_token": model.image_token})
+
+
+def load_model(folder: Path, device: torch.device | None = None) -> Model:
+    """Raises CorruptArtifact if the folder holds no model of ours."""
+    from safetensors import SafetensorError
+
+    from forescale.core.artifacts import read_json
+    from forescale.model.config import ModelConfig
+
+    try:
+        facts = read_json(folder / "config.json")
+        model = Model(ModelConfig(**facts["model"]), facts["image_token"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise CorruptArtifact(f"{folder} holds no readable checkpoint ({error}).") from error
+    return model.to(device or torch.device("cpu")).eval()

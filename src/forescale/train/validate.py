@@ -1,0 +1,93 @@
+"""Loss on held-out rows, by source and by modality, and the in-context scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from forescale.data.shards import Rows, Shards
+from forescale.model.multimodal import IGNORE, Model
+from forescale.train.loop import autocast, to_tensors
+
+
+@torch.inference_mode()
+def row_losses(model: Model, rows: Rows, first: int, count: int, at_once: int = 16) -> np.ndarray:
+    """Loss in nats of every target of rows `first` to `first + count`: (count, length), NaN where there is no target."""
+    parts = []
+    for start in range(first, first + count, at_once):
+        tokens, targets, pixels = to_tensors(rows.batch(start, min(at_once, first + count - start)), model.device)
+        with autocast(model.device):
+            losses = model.loss(tokens, targets, pixels, reduction="none").float()
+        parts.append(losses.masked_fill(targets == IGNORE, math.nan).cpu().numpy())
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Losses in nats per token; `loss` is the mean over sources by their weight in the mixture."""
+
+    loss: float
+    bits_per_byte: float
+    loss_by_source: dict[str, float]
+    loss_by_modality: dict[str, float]
+    late_minus_early: float
+
+
+def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    total = sum(weights[name] for name in values)
+    return sum(values[name] * weights[name] for name in values) / total
+
+
+def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Validation:
+    """Over all validation rows, or the first `rows_each` of every source."""
+    sources: dict[str, Any] = shards.facts["sources"]
+    weights = {name: facts["weight"] for name, facts in sources.items()}
+    bytes_per_token = {name: facts["bytes_per_token"] for name, facts in sources.items()}
+    losses, contrast = {}, {}
+    was_training = model.training
+    model.eval()
+    for name, rows in shards.validation.items():
+        table = row_losses(model, rows, 0, min(len(rows), rows_each or len(rows)))
+        losses[name] = float(np.nanmean(table))
+        quarter = table.shape[1] // 4
+        contrast[name] = float(np.nanmean(table[:, -quarter:]) - np.nanmean(table[:, quarter : 2 * quarter]))
+    model.train(was_training)
+    by_modality = {}
+    for modality in ("text", "vision"):
+        members = {name: losses[name] for name in losses if sources[name]["modality"] == modality}
+        if members:
+            by_modality[modality] = weighted(members, weights)
+    loss = weighted(losses, weights)
+    return Validation(
+        loss=loss,
+        bits_per_byte=loss / weighted({name: bytes_per_token[name] for name in losses}, weights) / math.log(2),
+        loss_by_source=losses,
+        loss_by_modality=by_modality,
+        late_minus_early=weighted(contrast, weights),
+    )
+
+
+@torch.inference_mode()
+def repeat_loss(model: Model, end_token: int, first_plain: int, sequences: int = 32, seed: int = 0) -> float:
+    """Loss in nats per token on the second copy of a random string that stands twice in the context.
+
+    log(vocabulary) means that nothing is copied; 0 that in-context copying has formed (Olsson et al. 2022's measure).
+    """
+    half = model.config.sequence_length // 4
+    generator = np.random.default_rng(seed)
+    string = generator.integers(first_plain, model.config.vocab_size, (sequences, half))
+    tokens = np.concatenate([np.full((sequences, 1), end_token), string, string], axis=1)
+    inputs = torch.from_numpy(tokens[:, :-1]).to(model.device)
+    targets = torch.from_numpy(tokens[:, 1:].copy()).to(model.device)
+    targets[:, :half] = IGNORE
+    was_training = model.training
+    model.eval()
+    with autocast(model.device):
+        loss = model.loss(inputs, targets)
+    model.train(was_training)
+    return float(loss)
