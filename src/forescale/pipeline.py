@@ -81,13 +81,13 @@ def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
     make(data_stage.STAGE, data_stage.stage_config(recipe.data), {}, data)
     make(tokenizer_stage.STAGE, recipe.tokenizer, {"data": data}, tokenizer)
     family = recipe.family
-    # The longest run is the target's; pictures only lower the tokens that a budget buys. A quarter more covers the rounding
-    # of widths.
+    # The longest run is the target's. Its pictures, not known yet, make it read less at its width but may make it the next
+    # smaller width, which reads more: half as much again covers both.
     longest = family.plan_for(recipe.target.compute, 0.0)
     config = ShardsConfig(
         sequence_length=family.sequence_length,
         image_tokens=longest.model.image_tokens,
-        tokens=int(1.25 * longest.tokens) + longest.batch_tokens,
+        tokens=int(1.5 * longest.tokens) + longest.batch_tokens,
         validation_rows=recipe.validation_rows,
     )
     make(shards_stage.STAGE, config, {"data": data, "tokenizer": tokenizer}, shards)
@@ -187,7 +187,7 @@ def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir
 def make_report(recipe: Recipe, out_dir: Path) -> Path:
     artifacts = {str(path.parent.relative_to(out_dir)): path.parent for path in sorted(out_dir.rglob(MANIFEST))}
     artifacts.pop("report", None)
-    config = {"run_dir": str(out_dir), "recipe": recipe.name, "command": recipe.command}
+    config = {"run_dir": str(out_dir), "recipe": recipe.name, "commands": {"run": recipe.command}}
     make(report_stage.STAGE, config, artifacts, out_dir / "report")
     return out_dir / "report" / "report.html"
 

@@ -24,7 +24,7 @@ from forescale.tokenizer.bpe import Tokenizer
 class ShardsConfig:
     """`tokens`: how many to lay out, at least as many as the longest run reads (filled in by the pipeline)."""
 
-    sequence_length: int = 256
+    sequence_length: int = 128
     image_tokens: int = 16
     tokens: int = 1_000_000
     validation_rows: int = 16

@@ -8,8 +8,8 @@ One helper process forks once per program. In the fork, before the program's fir
   processes, signals, sockets, writing, removing or renaming, and no way to lift the limits;
 - where user namespaces are to be had, a network with nothing in it.
 
-`Sandbox.isolation` says which of these this machine gave. Where there is no system-call filter a Python audit hook stands
-in for it: it keeps out accidents and no one with intent.
+`Sandbox.isolation` says which of these this machine gave. Where there is no system-call filter a Python audit hook
+stands in for it: it keeps out accidents and no one with intent.
 
 A program passes only if its process hands over a random token after all tests have run, so exiting early, printing or
 crashing never counts. Tests see the builtins as they were before the program ran, and a program's names that hide a
@@ -35,7 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypedDict
 
 from forescale.core.errors import UserError
 
@@ -45,11 +45,22 @@ _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
 
 
+Status = Literal["passed", "failed", "error", "timeout"]
+
+
+class _Answer(TypedDict, total=False):
+    """A line from the helper: its greeting has `isolation`, every other line the rest."""
+
+    isolation: str
+    status: Status
+    detail: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     """`failed`: a test's assertion did not hold. `error`: anything else that went wrong, named in `detail`."""
 
-    status: Literal["passed", "failed", "error", "timeout"]
+    status: Status
     detail: str = ""
 
     @property
@@ -66,7 +77,7 @@ def run_programs(
 ) -> list[Verdict]:
     """A verdict for each (program source, tests source), in order.
 
-    `timeout_seconds` is wall time a program, `memory_bytes` its whole address space (the interpreter's own 30 MB included).
+    `timeout_seconds` is wall time a program, `memory_bytes` its whole address space, the interpreter's own included.
     Raises UserError for empty tests or where there is no POSIX, RuntimeError if the helper process cannot be started.
     """
     for i, (_, tests) in enumerate(programs):
@@ -103,7 +114,7 @@ class Sandbox:
         if os.name != "posix":
             raise UserError("running untrusted programs needs Linux or macOS; run this stage there or in WSL.")
         if timeout_seconds <= 0 or memory_bytes < 64 << 20:
-            raise UserError("the sandbox needs a time limit above 0 seconds and at least 64 MiB (67108864 bytes) of memory.")
+            raise UserError("the sandbox needs a time limit above 0 seconds and at least 67108864 bytes of memory.")
         self.timeout_seconds = timeout_seconds
         self.memory_bytes = memory_bytes
         self.isolation = ""
@@ -161,7 +172,8 @@ class Sandbox:
         if hello is None:
             self._helper.kill()
             _, complaint = self._helper.communicate()
-            raise RuntimeError(f"the sandbox's helper process did not start: {complaint.decode(errors='replace')[-2000:]}")
+            text = complaint.decode(errors="replace")[-2000:]
+            raise RuntimeError(f"the sandbox's helper process did not start: {text}")
         self.isolation = hello["isolation"]
 
     def _stop(self) -> None:
@@ -174,8 +186,9 @@ class Sandbox:
                         stream.close()
             self._helper = None
 
-    def _ask(self, line: bytes) -> dict[str, str] | None:
-        assert self._helper is not None and self._helper.stdin is not None
+    def _ask(self, line: bytes) -> _Answer | None:
+        assert self._helper is not None
+        assert self._helper.stdin is not None
         try:
             self._helper.stdin.write(line)
             self._helper.stdin.flush()
@@ -183,13 +196,14 @@ class Sandbox:
             return None
         return self._read(self.timeout_seconds + _GRACE_SECONDS)
 
-    def _read(self, seconds: float) -> dict[str, str] | None:
+    def _read(self, seconds: float) -> _Answer | None:
         """The helper's next line, or None if it died or stayed silent. One line is in flight at most."""
-        assert self._helper is not None and self._helper.stdout is not None
+        assert self._helper is not None
+        assert self._helper.stdout is not None
         if not select.select([self._helper.stdout], [], [], seconds)[0]:
             return None
         line = self._helper.stdout.readline()
         if not line.endswith(b"\n"):
             return None
-        answer: dict[str, str] = json.loads(line)
+        answer: _Answer = json.loads(line)
         return answer

@@ -21,9 +21,9 @@ class LadderConfig:
     """
 
     caps: tuple[float, ...] = (10.0, 100.0, 1000.0)
-    spacing: float = 3.1623
-    rungs: int = 9
-    min_width: int = 8
+    spacing: float = 2.0
+    rungs: int = 11
+    min_width: int = 4
     seeds: int = 3
     seeds_large: int = 1
     workers: int = 0

@@ -23,10 +23,10 @@ BASE_WIDTH = 32
 class LearningRates:
     """Peak learning rates at the base width. `muon`: hidden matrices. The rest is AdamW's."""
 
-    muon: float = 0.01
-    embedding: float = 0.3
-    head: float = 0.03
-    vector: float = 0.01
+    muon: float = 0.03
+    embedding: float = 0.5
+    head: float = 0.08
+    vector: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Family:
     """What all runs of a ladder and their target share."""
 
     vocab_size: int = 1024
-    sequence_length: int = 256
+    sequence_length: int = 128
     image_size: int = 48
     patch_size: int = 12
     vision_depth: int = 1
     head_dim: int = 32
-    min_depth: int = 4
+    min_depth: int = 3
     tokens_per_param: float = 8.0
-    batch_tokens_base: int = 1024
+    batch_tokens_base: int = 512
     warmup_fraction: float = 0.05
     learning_rates: LearningRates = LearningRates()
 
@@ -101,8 +101,8 @@ class Family:
         return self.plan(width, images_per_token, tokens=flops / plan.flops * plan.tokens)
 
     def widths(self) -> list[int]:
-        """The widths that may be trained: multiples of 8 (the smallest ones of 4), coarser as they grow."""
-        small = [8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256]
+        """The widths that may be trained: finer where models are small, coarser as they grow."""
+        small = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, *range(72, 257, 8)]
         return small + [64 * i for i in range(5, 65)]
 
 

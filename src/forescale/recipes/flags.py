@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forescale.core.errors import UserError
-from forescale.data.prepare import SourceConfig
+from forescale.data.config import Kind, SourceConfig
 from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
 from forescale.recipes.recipe import Recipe, TargetConfig
 
-KINDS = {".jsonl": "jsonl", ".parquet": "parquet"}
+KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)

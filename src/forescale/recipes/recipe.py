@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from forescale.core.errors import UserError
 from forescale.data.curriculum import FAMILIES
-from forescale.data.prepare import DataConfig, SourceConfig
+from forescale.data.config import DataConfig, SourceConfig
 from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
@@ -45,10 +45,11 @@ PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
 CURRICULUM = 0.40
 
 
-def mixture(characters: int, problems: int) -> tuple[SourceConfig, ...]:
-    """The sources of every shipped recipe: `characters` of each text pack at most, `problems` of each curriculum family."""
-    packs = [SourceConfig(name, "pack", weight=weight, max_characters=characters) for name, weight in TEXT_PACKS.items()]
-    packs += [SourceConfig(name, "pack", weight=weight) for name, weight in PICTURE_PACKS.items()]
+def mixture(characters: int, problems: int, emoji: int = 0) -> tuple[SourceConfig, ...]:
+    """The sources of every shipped recipe: at most `characters` of each text pack and `emoji` pictures (0: all of them),
+    and `problems` of each curriculum family."""
+    packs = [SourceConfig(name, weight=weight, max_characters=characters) for name, weight in TEXT_PACKS.items()]
+    packs += [SourceConfig(name, weight=weight, max_documents=emoji) for name, weight in PICTURE_PACKS.items()]
     share = CURRICULUM / len(FAMILIES)
     return (*packs, *(SourceConfig(family, "curriculum", weight=share, count=problems) for family in FAMILIES))
 
@@ -57,11 +58,10 @@ def quick() -> Recipe:
     """A whole run in a few minutes on two cores: what `make demo` does."""
     return Recipe(
         name="quick",
-        target=TargetConfig(compute=4e12),
-        data=DataConfig(sources=mixture(characters=1_500_000, problems=1_500)),
-        tokenizer=TokenizerConfig(vocab_size=768, sample_characters=3_000_000),
-        family=Family(vocab_size=768, sequence_length=128),
-        ladder=LadderConfig(caps=(30.0, 100.0), spacing=2.0, rungs=7, seeds=2, seeds_large=2),
+        target=TargetConfig(compute=8e12),
+        data=DataConfig(sources=mixture(characters=1_500_000, problems=1_500, emoji=1_000)),
+        tokenizer=TokenizerConfig(sample_characters=3_000_000),
+        ladder=LadderConfig(caps=(30.0,), spacing=1.5, rungs=7, seeds=2, seeds_large=2),
         capability=CapabilityConfig(problems=60, samples=4),
     )
 
@@ -71,7 +71,8 @@ def laptop() -> Recipe:
     return Recipe(
         name="laptop",
         target=TargetConfig(compute=1e14),
-        data=DataConfig(sources=mixture(characters=12_000_000, problems=12_000)),
+        data=DataConfig(sources=mixture(characters=6_000_000, problems=8_000)),
+        ladder=LadderConfig(spacing=2.0, rungs=11),
     )
 
 
@@ -81,8 +82,8 @@ def overnight() -> Recipe:
         laptop(),
         name="overnight",
         target=TargetConfig(compute=1e15),
-        data=DataConfig(sources=mixture(characters=40_000_000, problems=60_000)),
-        ladder=LadderConfig(rungs=10),
+        data=DataConfig(sources=mixture(characters=30_000_000, problems=40_000)),
+        ladder=LadderConfig(spacing=2.5, rungs=12),
     )
 
 

@@ -1,9 +1,9 @@
-"""The procedural curriculum: problems with one right answer, for models so small that nothing else can be measured in them.
+"""The procedural curriculum: problems with one right answer, for models so small that little else can be measured.
 
 What is special:
-- Fourteen families, nine of text and five of pictures, each graded from difficulty 1 to 5, mixed uniformly.
-- Held out by construction: the test split uses values (and, in two problems of five, phrasings) that the train split never
-  uses, whatever the seeds. See `base.held_out`.
+- Fifteen families, ten of text and five of pictures, each graded from difficulty 1 to 5, mixed uniformly.
+- Held out by construction: the test split uses values (and, in two problems of five, phrasings) that the train split
+  never uses, whatever the seeds. See `base.held_out`.
 - Deterministic in its arguments on every machine: SHA-256 seeds, integer drawing, no floats.
 - A problem depends on its own number alone in the train split, so a longer run's data begins with a shorter run's.
 """

@@ -1,8 +1,8 @@
 """What every family of the curriculum shares: a draft, the split rule, and how a draft becomes a problem.
 
-The split rule is one line: a problem belongs to the test split exactly when the hash of its family and values falls in one
-of ten classes. Both splits draw from the same distribution and throw away what is not theirs, so nothing leaks between
-them whatever the seeds, and no list of held-out values has to be kept.
+The split rule is one line: a problem belongs to the test split exactly when the hash of its family and values falls in
+one of ten classes. Both splits draw from the same distribution and throw away what is not theirs, so nothing leaks
+between them whatever the seeds, and no list of held-out values has to be kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LEVELS = (1, 2, 3, 4, 5)
 class Draft:
     """One problem before it is phrased.
 
-    `kind` picks the templates. `values` is what is held out: nested tuples of strings and integers, in a canonical order
-    where order does not matter (12 + 7 and 7 + 12 are one value). `fields` fill the template.
+    `kind` picks the templates. `values` is what is held out: nested tuples of strings and integers, in a canonical
+    order where order does not matter (12 + 7 and 7 + 12 are one value). `fields` fill the template.
     """
 
     kind: str

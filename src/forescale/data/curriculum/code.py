@@ -128,7 +128,8 @@ def _loops(rng: Random) -> Draft:
         body = f"    total = {d}\n    for x in xs:\n        if x > {c}:\n            total += x\n    return total\n"
         return _draft(kind, (c, d), body, lambda xs: sum(v for v in xs if v > c) + d, rows, fields, "f")
     if kind == "count_multiples":
-        body = f"    count = {d}\n    for x in xs:\n        if x % {c} == 0:\n            count += 1\n    return count\n"
+        loop = f"    for x in xs:\n        if x % {c} == 0:\n            count += 1\n"
+        body = f"    count = {d}\n{loop}    return count\n"
         return _draft(kind, (c, d), body, lambda xs: d + [v % c for v in xs].count(0), rows, fields, "f")
     if kind == "sum_to":
         body = f"    total = {d}\n    for x in range(n):\n        total += {c} * x\n    return total\n"
@@ -156,12 +157,14 @@ def _phrased(arguments: str, train: tuple[str, ...], held_out: tuple[str, ...], 
 
 
 _TEMPLATES = {
-    "add": _phrased("{x}", ("Return {x} plus {c}.", "Add {c} to {x}."), ("Give {x} plus {c}.", "Return {c} added to {x}.")),
+    "add": _phrased(
+        "{x}", ("Return {x} plus {c}.", "Add {c} to {x}."), ("Give {x} plus {c}.", "Return {c} added to {x}.")
+    ),
     "subtract": _phrased(
         "{x}", ("Return {x} minus {c}.", "Subtract {c} from {x}."), ("Give {x} minus {c}.", "Return {c} less than {x}.")
     ),
     "times": _phrased(
-        "{x}", ("Return {x} times {c}.", "Multiply {x} by {c}."), ("Give {x} times {c}.", "Return {x} multiplied by {c}.")
+        "{x}", ("Return {x} times {c}.", "Multiply {x} by {c}."), ("Give {x} times {c}.", "Return {x} * {c}.")
     ),
     "affine": _phrased(
         "{x}", ("Return {x} times {c} plus {d}.", "Multiply {x} by {c}, add {d}."), ("Give {x} times {c} plus {d}.",)
@@ -179,7 +182,9 @@ _TEMPLATES = {
     ),
     "suffix": _phrased("s", ("Return s followed by {word}.", "Add {word} to s."), ("Give s followed by {word}.",)),
     "repeat": _phrased(
-        "s", ("Return s {c} times, then {word}.", "Repeat s {c} times, add {word}."), ("Give s {c} times, then {word}.",)
+        "s",
+        ("Return s {c} times, then {word}.", "Repeat s {c} times, add {word}."),
+        ("Give s {c} times, then {word}.",),
     ),
     "item": _phrased(
         "xs", ("Return item {i} of xs plus {d}.", "Add {d} to item {i} of xs."), ("Give item {i} of xs plus {d}.",)
@@ -217,7 +222,7 @@ _TEMPLATES = {
 FUNCTIONS = Family(
     "functions",
     "text",
-    "Write the body of a Python function from its docstring: one expression at first, then strings, lists, conditions, loops.",
+    "Write the body of a Python function from its docstring: one expression, strings and lists, conditions, loops.",
     _draw,
     _TEMPLATES,
 )

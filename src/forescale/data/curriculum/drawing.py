@@ -1,7 +1,7 @@
 """Drawing in pure numpy and whole numbers, so that a picture is the same, byte for byte, on every machine.
 
-Coverage masks count how many of a pixel's 4 x 4 sample points lie inside the shape (0 to 16); they are made once per shape
-and size and blended into the picture.
+Coverage masks count how many of a pixel's 4 x 4 sample points lie inside the shape (0 to 16); they are made once per
+shape and size and blended into the picture.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The picture families: counting shapes, naming colours and shapes, reading drawn text, two panels, bar charts.
 
-Shapes stand in the cells of a grid, one a cell, so they never overlap. Values decide what is in a picture; where it stands
-and how large it is comes from the painter's own generator.
+Shapes stand in the cells of a grid, one a cell, so they never overlap. Values decide what is in a picture; where it
+stands and how large it is comes from the painter's own generator.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Object = tuple[str, str]  # shape, colour
 
 
 def _scatter(picture: np.ndarray, objects: Sequence[Object], rng: Random) -> None:
-    """Draws each object in its own cell of the smallest grid that holds them all, at least a pixel from its neighbours."""
+    """Draws each object in its own cell of the smallest grid that holds them all, a pixel or more from the others."""
     height, width, _ = picture.shape
     rows, columns = next((r, c) for r, c in _grids(height, width) if r * c >= len(objects))
     cell_height, cell_width = height // rows, width // columns
     largest = min(cell_height - 1, cell_width - 1, 26 * min(height, width) // 48)
     for (shape, color), cell in zip(objects, rng.sample(range(rows * columns), len(objects))):
-        size = rng.randint(max(8, largest * 3 // 4), largest)
+        size = rng.randint(min(largest, max(8, largest * 3 // 4)), largest)
         top = cell // columns * cell_height + rng.randint(0, cell_height - size - 1)
         left = cell % columns * cell_width + rng.randint(0, cell_width - size - 1)
         draw_shape(picture, shape, size, top, left, COLORS[color])
@@ -56,6 +56,7 @@ def _instruction(*questions: str, test: Sequence[str]) -> Templates:
 # --- shape_count
 
 _COUNTED = ("circle", "square", "triangle")
+_CountValues = tuple[str, str, int, tuple[tuple[str, str, int], ...], int]
 
 
 def _draw_count(rng: Random, difficulty: int) -> Draft:
@@ -65,7 +66,8 @@ def _draw_count(rng: Random, difficulty: int) -> Draft:
     others: list[tuple[str, str, int]] = []
     if difficulty in (3, 4, 5):
         other = rng.choice([s for s in _COUNTED if s != shape])
-        others.append((other, color if difficulty == 3 else rng.choice(_COLOR_NAMES), rng.randint(1, 2 if difficulty == 3 else 3)))
+        other_color = color if difficulty == 3 else rng.choice(_COLOR_NAMES)
+        others.append((other, other_color, rng.randint(1, 2 if difficulty == 3 else 3)))
     kind = "color" if difficulty == 5 else "plain"
     if difficulty == 5:
         others.append((shape, rng.choice([c for c in _COLOR_NAMES if c != color]), 1))
@@ -74,7 +76,7 @@ def _draw_count(rng: Random, difficulty: int) -> Draft:
 
 
 def _paint_count(draft: Draft, n_images: int, rng: Random, size: int) -> tuple[np.ndarray, ...]:
-    shape, color, count, others, background = cast(tuple[str, str, int, tuple[tuple[str, str, int], ...], int], draft.values)
+    shape, color, count, others, background = cast(_CountValues, draft.values)
     picture = canvas(size, size, DARK[background])
     objects = [(shape, color)] * count
     for other, other_color, other_count in others:
@@ -195,7 +197,7 @@ _SIDES = (("left", "first"), ("right", "second"))
 
 
 def _draw_panels(rng: Random, difficulty: int) -> Draft:
-    """Values: the two panels, in order. A panel is ("objects", (shape, colour, how many)) or ("text", string, colour)."""
+    """Values: the two panels, in order. A panel is ("objects", (shape, colour, number)) or ("text", string, colour)."""
     colors, shapes = rng.sample(_COLOR_NAMES, 2), rng.sample(SHAPES, 2)
     asked = rng.randrange(2)
     side, ordinal = _SIDES[asked]
@@ -254,7 +256,7 @@ def _panel_templates(about: str, held_out: str) -> Templates:
 TWO_PANEL = Family(
     "two_panel",
     "vision",
-    "Answer a question about one panel of a split picture, or about one picture of two: colour, shape, count, text, total.",
+    "Answer a question about one panel of a split picture or one picture of two: colour, shape, count, text, total.",
     _draw_panels,
     {
         "color": _panel_templates("What color is the WHERE one?", "What color is in the WHERE one?"),

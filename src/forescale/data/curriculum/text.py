@@ -257,6 +257,7 @@ RECALL = Family(
 
 def _draw_sequence(rng: Random, difficulty: int) -> Draft:
     start = rng.randint(1, 200)
+    values: tuple[int, ...]
     if difficulty == 1:
         kind, terms, values = "steps", [start + i for i in range(4)], (start, 1)
     elif difficulty == 2:

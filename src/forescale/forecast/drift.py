@@ -1,0 +1,221 @@
+"""Watching the target run: the loss curve that the ladder predicts for it, a band, and an alarm.
+
+At each fixed fraction of a run the ladder's losses, against the runs' *final* compute, follow the same laws as the
+final loss (loss curves of one family collapse onto each other when compute and loss are normalised: Qiu et al. 2025,
+2507.02119). So each fraction is forecast like the final loss. The band's width comes from leave-future-out errors at
+neighbouring fractions, the noise between seeds, and a declared least width; an alarm needs `sustain` points in a row
+outside, all on one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from forescale.core.errors import UserError
+from forescale.forecast.intervals import Combination, combine, cuts, decades, hindcasts
+from forescale.forecast.laws import (
+    Array,
+    Cells,
+    FittedLaw,
+    Points,
+    fit_floor,
+    fit_power,
+    fit_upper,
+    floor_grid,
+    make_cells,
+)
+from forescale.forecast.runs import MINIMUM_COMPUTES, Run, group_by_compute
+
+DEFAULT_LEVEL = 0.98
+LEAST_HALF_WIDTH = 0.015
+"""A live loss is measured on a small validation slice: nothing closer than this is an alarm, whatever the ladder
+says."""
+SUSTAIN = 3
+WARM_UP = 0.04
+"""Alarms begin here: before it, the loss hangs on the warm-up and not on the family."""
+EARLY_WIDENING = 0.5
+"""The band is wider by (1 + this x WARM_UP / fraction): early losses fall fast, and small shifts in time look like
+errors."""
+NEIGHBOURS = 3
+ERROR_PER_DECADE = 0.012
+ERROR_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class Band:
+    """See docs/artifacts.md: the target's predicted curve, `low` and `high` at each fraction of the run."""
+
+    points: tuple[dict[str, float], ...]
+    level: float
+    rule: str
+    sustain: int
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """The curve has left the band: `since` is the fraction of the first point outside, `fraction` that of the last."""
+
+    fraction: float
+    since: float
+    loss: float
+    predicted: float
+    low: float
+    high: float
+    direction: str
+
+
+def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, level: float = DEFAULT_LEVEL) -> Band:
+    """The band for a target of `target_compute` FLOPs from the ladder's curves: `{compute, seed, curve: [{fraction,
+    loss}]}`.
+
+    Fractions that fewer than three sizes have are left out. Raises UserError where none is left.
+    """
+    if not math.isfinite(target_compute) or target_compute <= 0:
+        raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
+    if not 0.5 <= level < 1:
+        raise UserError(f"the band's level is {level:g}; it must be at least 0.5 and below 1.")
+    fitted = [(fraction, _fit(runs)) for fraction, runs in _by_fraction(curves)]
+    if not fitted:
+        raise UserError(
+            "no fraction of a run has losses from three or more sizes, so there is no curve to watch against."
+        )
+    quantile = float(norm.ppf(0.5 + level / 2))
+    at = Points.of([target_compute])
+    points = []
+    for here, (fraction, combination) in enumerate(fitted):
+        near = fitted[max(0, here - NEIGHBOURS) : here + NEIGHBOURS + 1]
+        per_decade = math.sqrt(
+            (ERROR_WEIGHT * ERROR_PER_DECADE**2 + sum(c.per_decade**2 * c.cuts for _, c in near) / len(near))
+            / (ERROR_WEIGHT + sum(c.cuts for _, c in near) / len(near))
+        )
+        far = float(decades(target_compute, combination.largest)) ** 2 + 0.1
+        sigma = math.sqrt(combination.noise**2 + max(per_decade**2 * far, _disagreement(combination, at)))
+        half = max(LEAST_HALF_WIDTH, quantile * sigma) * (1 + EARLY_WIDENING * WARM_UP / max(fraction, WARM_UP / 4))
+        predicted = float(np.exp(combination.log_predict(at)[0]))
+        points.append(
+            {
+                "fraction": fraction,
+                "predicted": predicted,
+                "low": predicted * math.exp(-half),
+                "high": predicted * math.exp(half),
+            }
+        )
+    rule = (
+        f"outside the {level:.0%} band at {SUSTAIN} points in a row, all on one side, from {WARM_UP:.0%} of the run "
+        f"on; the band "
+        f"is never closer than {LEAST_HALF_WIDTH:.1%} to the prediction"
+    )
+    return Band(tuple(points), level, rule, SUSTAIN)
+
+
+def _by_fraction(curves: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[Run]]]:
+    runs: dict[float, list[Run]] = {}
+    for number, entry in enumerate(curves):
+        for point in entry["curve"]:
+            fraction, loss = round(float(point["fraction"]), 6), float(point["loss"])
+            if math.isfinite(loss) and loss > 0 and fraction > 0:
+                run = Run(f"curve {number}", float(entry["compute"]), loss, seed=entry.get("seed"))
+                runs.setdefault(fraction, []).append(run)
+    return [
+        (fraction, found)
+        for fraction, found in sorted(runs.items())
+        if len(group_by_compute([run.compute for run in found])) >= MINIMUM_COMPUTES
+    ]
+
+
+def _on_upper(cells: Cells) -> FittedLaw | None:
+    return fit_upper(cells) if len(cells) >= 5 else None
+
+
+def _fit(runs: Sequence[Run]) -> Combination:
+    """The laws in compute at one fraction, weighed as for the final loss."""
+    cells, deviation = make_cells(runs)
+    fitters = [fit_power, _on_upper, _fit_floor]
+    laws = [law for law in (fitter(cells) for fitter in fitters) if law is not None]
+    records = hindcasts(cells, fitters, cuts(cells), lambda limit: cells.take(cells.compute <= limit))
+    return combine(laws, records, float(cells.compute[-1]), deviation, len(runs) - len(cells))
+
+
+def _fit_floor(cells: Cells) -> FittedLaw:
+    return fit_floor(cells, floors=floor_grid(cells, 40))
+
+
+def _disagreement(combination: Combination, at: Points) -> float:
+    centre = combination.log_predict(at)
+    squares = [w * (law.log_predict(at) - centre) ** 2 for law, w in zip(combination.laws, combination.weights)]
+    return float(np.sum(squares))
+
+
+@dataclass
+class Watcher:
+    """Follows one target run. `state()` is plain JSON; `Watcher.resume(band, state)` goes on from it after a restart.
+
+    One alarm is raised for each exit: the run has to come back inside before it can raise another.
+    """
+
+    band: Band | Mapping[str, Any]
+    warm_up: float = WARM_UP
+    outside: list[list[float]] = field(default_factory=list)
+    side: str = ""
+    raised: bool = False
+    last_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        points = self.band.points if isinstance(self.band, Band) else self.band["points"]
+        self._sustain = int(self.band.sustain if isinstance(self.band, Band) else self.band["sustain"])
+        ordered = sorted(points, key=lambda point: float(point["fraction"]))
+        self._fractions = np.array([p["fraction"] for p in ordered], dtype=np.float64)
+        self._rows: dict[str, Array] = {
+            name: np.log([p[name] for p in ordered]) for name in ("predicted", "low", "high")
+        }
+
+    def bounds(self, fraction: float) -> dict[str, float]:
+        """predicted, low, high at any fraction (log-log interpolation between the band's points)."""
+        x = np.log(self._fractions)
+        return {name: math.exp(float(np.interp(math.log(fraction), x, row))) for name, row in self._rows.items()}
+
+    def update(self, fraction: float, loss: float) -> Alarm | None:
+        """A new point of the live curve. A loss that is not finite is an alarm at once. Points that were seen already
+        (a resumed run repeats some) are ignored."""
+        if fraction <= self.last_fraction:
+            return None
+        self.last_fraction = fraction
+        at = self.bounds(fraction)
+        if not math.isfinite(loss):
+            if self.raised and self.side == "loss is not a number":
+                return None
+            self.raised, self.side = True, "loss is not a number"
+            return Alarm(fraction, fraction, math.inf, at["predicted"], at["low"], at["high"], self.side)
+        if fraction < self.warm_up or at["low"] <= loss <= at["high"]:
+            self.outside, self.side, self.raised = [], "", False
+            return None
+        side = "worse than predicted" if loss > at["high"] else "better than predicted"
+        if side != self.side:
+            self.outside, self.side, self.raised = [], side, False
+        self.outside.append([fraction, loss])
+        if self.raised or len(self.outside) < self._sustain:
+            return None
+        self.raised = True
+        return Alarm(fraction, self.outside[0][0], loss, at["predicted"], at["low"], at["high"], side)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "outside": [list(point) for point in self.outside],
+            "side": self.side,
+            "raised": self.raised,
+            "last_fraction": self.last_fraction,
+        }
+
+    @staticmethod
+    def resume(band: Band | Mapping[str, Any], state: Mapping[str, Any]) -> Watcher:
+        watcher = Watcher(band)
+        watcher.outside = [list(point) for point in state["outside"]]
+        watcher.side, watcher.raised = str(state["side"]), bool(state["raised"])
+        watcher.last_fraction = float(state["last_fraction"])
+        return watcher

@@ -1,0 +1,87 @@
+"""Stage `forecast`: from the rungs of one nested ladder to a sealed forecast of the target, before the target has begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forescale.core.artifacts import Stage, read_json
+from forescale.core.config import to_json
+from forescale.core.errors import UserError
+from forescale.forecast.capability import forecast_capability
+from forescale.forecast.drift import predict_band
+from forescale.forecast.loss import forecast_loss
+from forescale.forecast.runs import Run
+from forescale.forecast.seal import seal
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """The target as planned (params: active parameters), and runs that were given up before: name and why."""
+
+    cap: float
+    target_flops: float
+    target_params: float
+    target_tokens: float
+    exclusions: tuple[tuple[str, str], ...] = ()
+    level: float = 0.9
+
+
+def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
+    """Inputs: the rungs, by name. Runs that diverged are excluded; so decided before any is seen."""
+    exclusions = [{"name": name, "why": why} for name, why in config.exclusions]
+    results, rows = [], []
+    for name, folder in inputs.items():
+        result = read_json(folder / "result.json")
+        if result["status"] != "ok":
+            exclusions.append({"name": name, "why": "; ".join(result["notes"]) or "the run failed"})
+            continue
+        results.append(result)
+        identity = {key: result[key] for key in ("name", "seed", "compute")}
+        with (folder / "capability.jsonl").open() as file:
+            rows += [{**json.loads(line), **identity} for line in file]
+    if len({result["compute"] for result in results}) < 3:
+        raise UserError(
+            f"only {len(results)} runs of the ladder below 1/{config.cap:g} of the target ended well, and a law needs three sizes; "
+            "look at their result.json, then run again or raise the target's compute."
+        )
+    ladder_flops = sum(result["compute"] for result in results)
+
+    def of(losses: Mapping[str, float]) -> dict[str, Any]:
+        runs = [Run(r["name"], r["compute"], losses[r["name"]], r["params"], r["tokens"], r["seed"]) for r in results]
+        return _loss(runs, config)
+
+    modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
+    keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "in_context")
+    payload = {
+        "kind": "forecast",
+        "cap": config.cap,
+        "cap_ratio": config.target_flops / max(result["compute"] for result in results),
+        "ladder_share": ladder_flops / config.target_flops,
+        "target": {"flops": config.target_flops, "params": config.target_params, "tokens": config.target_tokens},
+        "runs": [{key: result[key] for key in keys} for result in results],
+        "exclusions": exclusions,
+        "loss": of({r["name"]: r["loss"] for r in results}),
+        "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
+        "capability": forecast_capability(rows, config.target_flops, level=config.level) if rows else [],
+        "band": predict_band(results, config.target_flops),
+    }
+    seal(payload, out_dir / "forecast.json")
+
+
+def _loss(runs: list[Run], config: ForecastConfig) -> Any:
+    return to_json(
+        forecast_loss(
+            runs,
+            config.target_flops,
+            target_params=config.target_params,
+            target_tokens=config.target_tokens,
+            level=config.level,
+        )
+    )
+
+
+STAGE = Stage("forecast", make_forecast)

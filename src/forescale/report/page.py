@@ -1,0 +1,195 @@
+"""The report stage: one HTML page that stands alone, its numbers as JSON, the runs as CSV, and the figures as SVG."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from forescale import __version__
+from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, Stage, write_json, write_text
+from forescale.report import figures, figures_law, figures_run, tables, words
+from forescale.report.collect import summarise
+from forescale.report.read import RunFolder, read
+from forescale.report.style import Drawing
+
+Json = dict[str, Any]
+MAX_SAMPLES = 24
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """`commands` maps what was made (run, report ...) to the command line that made it; the page prints them."""
+
+    run_dir: str
+    recipe: str
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+
+def draw(folder: RunFolder, summary: Json) -> dict[str, Drawing]:
+    """All figures that this run folder has data for, by name."""
+    makers = (
+        figures.loss_scaling,
+        figures.each_forecast,
+        figures_law.floors,
+        figures_run.capability,
+        figures_run.collapse,
+        figures_law.by_modality,
+        figures_run.cost,
+    )
+    drawn = (maker(folder, summary) for maker in makers)
+    return {d.name: d for d in drawn if d is not None}
+
+
+def headline(summary: Json) -> str:
+    """The page's title: the task in words, outcomes come right under it, all at one size."""
+    ratios = [e["cap_ratio"] for e in summary["loss"]["forecasts"]]
+    compute = summary["target"]["compute"]
+    run = f"a run of {words.scientific(compute)} FLOPs" if compute else "a large run"
+    if not ratios:
+        return f"{summary['recipe']}: {run}, without a forecast"
+    sizes = words.ratio(ratios[0]) if len(ratios) == 1 else f"{words.ratio(min(ratios))} to {words.ratio(max(ratios))}"
+    named = any(e["is_forecast"] or e["pending"] for e in summary["loss"]["forecasts"])
+    verb = "forecast" if named else "extrapolated (not a forecast)"
+    return f"{summary['recipe']}: {run}, {verb} from runs {sizes} times smaller"
+
+
+def _pictures(sample: Json) -> list[tuple[str, int, int]]:
+    """(data URI, width, height) of a sample's pictures; anything that is not a PNG is dropped."""
+    found = []
+    for text in sample.get("images") or []:
+        try:
+            raw = base64.b64decode(str(text), validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        if raw.startswith(_PNG) and len(raw) > 24:
+            width, height = int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
+            found.append((f"data:image/png;base64,{base64.b64encode(raw).decode()}", width, height))
+    return found
+
+
+def samples(folder: RunFolder) -> list[Json]:
+    """The target's samples, pictures first, each family in turn, with right or wrong where an answer is known."""
+    rows = folder.target.samples if folder.target else []
+    by_family: dict[tuple[bool, str], list[Json]] = {}
+    for row in rows:
+        by_family.setdefault((not row.get("images"), str(row.get("family"))), []).append(row)
+    queues = [by_family[key] for key in sorted(by_family)]
+    turns = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+    shown = sorted(turns[:MAX_SAMPLES], key=lambda row: (not row.get("images"), str(row.get("family"))))
+    result = []
+    for row in shown:
+        answer, completion = row.get("answer"), str(row.get("completion") or "")
+        right = None if answer is None else completion.strip() == str(answer).strip()
+        result.append(
+            {
+                "family": str(row.get("family") or ""),
+                "prompt": str(row.get("prompt") or ""),
+                "completion": completion,
+                "answer": answer,
+                "right": right,
+                "pictures": _pictures(row),
+            }
+        )
+    return result
+
+
+def runs_csv(folder: RunFolder) -> str:
+    """The ladder's good runs in the form that `forescale forecast --runs` reads."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["compute", "loss", "params", "tokens", "seed", "name"])
+    for rung in folder.ladder:
+        result = rung.result
+        writer.writerow(
+            [rung.compute, result["loss"], result.get("params"), result.get("tokens"), rung.seed, rung.name]
+        )
+    return file.getvalue()
+
+
+def render(folder: RunFolder, summary: Json, drawings: Mapping[str, Drawing], commands: Mapping[str, str]) -> str:
+    """The whole page. Everything that comes from files is escaped; only our own SVG goes in as it is."""
+    environment = Environment(
+        loader=PackageLoader("forescale.report", package_path="."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    makers = (
+        tables.forecasts,
+        tables.laws,
+        tables.floors,
+        tables.capability,
+        tables.modality,
+        tables.exponents,
+        tables.ladder,
+        tables.data,
+        tables.throughput,
+        tables.provenance,
+    )
+    made = {table.name: table for table in (maker(summary) for maker in makers) if table is not None}
+    hashes = {row["path"]: str(row["content"] or "")[:12] for row in summary["provenance"]}
+    origins = [(d, [(path, hashes.get(path) or "no manifest") for path in d.sources]) for d in drawings.values()]
+    return environment.get_template("template.html.j2").render(
+        summary=summary,
+        title=headline(summary),
+        figures=drawings,
+        tables=made,
+        samples=samples(folder),
+        n_samples=len(folder.target.samples) if folder.target else 0,
+        watch=figures_run.watch_words(summary["watch"]),
+        alarm=figures_run.alarm_words(summary["watch"]["alarm"]),
+        origins=origins,
+        commands=dict(commands),
+        words=words,
+        version=__version__,
+    )
+
+
+def build(config: ReportConfig | Mapping[str, Any], inputs: Mapping[str, Path], out_dir: Path) -> None:
+    """Stage function: writes report.html, summary.json, runs.csv, figures/*.svg. `inputs` decide when to run again."""
+    if isinstance(config, Mapping):
+        config = ReportConfig(str(config["run_dir"]), str(config["recipe"]), config.get("commands") or {})
+    folder = read(Path(config.run_dir))
+    summary = summarise(folder, config.recipe)
+    drawings = draw(folder, summary)
+    for drawing in drawings.values():
+        write_text(out_dir / "figures" / f"{drawing.name}.svg", drawing.svg)
+    write_text(out_dir / "runs.csv", runs_csv(folder))
+    write_json(out_dir / "summary.json", summary)
+    write_text(out_dir / "report.html", render(folder, summary, drawings, config.commands))
+
+
+STAGE = Stage("report", build, volatile=frozenset({"report.html", "summary.json"}))
+
+
+def redraw(run_dir: Path) -> Path:
+    """Draws the report of a run folder again, with the code of today, and returns the page's path.
+
+    Recipe and commands are those of the report that was there. Raises UserError if the folder holds no run, or if its
+    report/ holds files of somebody else's.
+    """
+    read(run_dir)
+    out_dir = run_dir / "report"
+    old: Json = {}
+    if (out_dir / MANIFEST).is_file():
+        old = Manifest.load(out_dir).config
+        (out_dir / MANIFEST).unlink()
+        write_json(out_dir / IN_PROGRESS, {"stage": "report", "key": ""})
+    config = {
+        "run_dir": str(run_dir),
+        "recipe": old.get("recipe") or run_dir.name,
+        "commands": old.get("commands") or {},
+    }
+    artifacts = {str(path.parent.relative_to(run_dir)): path.parent for path in sorted(run_dir.rglob(MANIFEST))}
+    STAGE.make(config, artifacts, out_dir)
+    return out_dir / "report.html"

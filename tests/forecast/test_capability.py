@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forescale.core.config import to_json
+from forescale.core.errors import UserError
+from forescale.forecast.capability import forecast_capability, make_buckets
+
+
+def rows_of(
+    family: str, value: Any, rungs: int = 6, seeds: int = 2, problems: int = 60, noise: float = 0.05, rng: int = 0
+):
+    """Problems' difficulty is lognormal about `value(compute)` nats."""
+    generator = np.random.default_rng(rng)
+    hardness = generator.lognormal(0, 0.5, problems)
+    return [
+        {
+            "name": f"rung{i}-{seed}", "seed": seed, "compute": float(c), "family": family, "id": f"p{j:03}",
+            "log_pass_rate": -float(value(c) * hardness[j] * math.exp(noise * generator.normal())),
+            "method": "teacher-forced",
+        }
+        for i, c in enumerate(np.geomspace(1e12, 1e14, rungs))
+        for seed in range(seeds)
+        for j in range(problems)
+    ]  # fmt: skip
+
+
+def test_known_law_is_recovered_and_covered() -> None:
+    forecasts = forecast_capability(rows_of("sum", lambda c: 3 * (c / 1e12) ** -0.12), 1e15)
+    assert [forecast.bucket for forecast in forecasts] == ["easy", "medium", "hard"]
+    for forecast in forecasts:
+        assert forecast.status == "forecast"
+        last = forecast.baseline_last_rung
+        assert forecast.law["parameters"]["k"] == pytest.approx(0.12, abs=0.02)
+        truth = last * 10**-0.12
+        assert forecast.predicted == pytest.approx(truth, rel=0.06)
+        assert forecast.interval is not None
+        assert forecast.interval[0] < truth < forecast.interval[1]
+        assert forecast.curve[-1]["predicted"] == pytest.approx(forecast.predicted)
+    values = [forecast.predicted for forecast in forecasts]
+    assert values == sorted(values)  # type: ignore[type-var]
+    json.dumps(to_json(forecasts), allow_nan=False)
+
+
+def test_not_emerged_and_inverse_are_not_forecast() -> None:
+    rows = rows_of("flat", lambda c: 5.0) + rows_of("worse", lambda c: 2 * (c / 1e12) ** 0.05)
+    for forecast in forecast_capability(rows, 1e15):
+        assert forecast.status == "no forecast"
+        assert forecast.predicted is None
+        assert forecast.baseline_last_rung > 0
+        assert any(("worse" if forecast.family == "worse" else "not emerged") in text for text in forecast.warnings)
+
+
+def test_false_emergence_is_rare() -> None:
+    found = sum(
+        forecast.status == "forecast"
+        for seed in range(10)
+        for forecast in forecast_capability(rows_of("flat", lambda c: 5.0, seeds=1, noise=0.3, rng=seed), 1e15)
+    )
+    assert found <= 3
+
+
+def test_buckets_come_from_the_ladder_and_are_ordered() -> None:
+    rows = rows_of("sum", lambda c: 3 * (c / 1e12) ** -0.12, problems=31)
+    buckets = make_buckets(rows)
+    assert [name for _, name in buckets] == ["easy", "medium", "hard"]
+    assert sorted(problem for ids in buckets.values() for problem in ids) == sorted({row["id"] for row in rows})
+    mean = {
+        name: np.mean([-r["log_pass_rate"] for r in rows if r["id"] in set(ids)]) for (_, name), ids in buckets.items()
+    }
+    assert mean["easy"] < mean["medium"] < mean["hard"]
+    assert make_buckets(rows[::-1]) == buckets
+    assert [name for _, name in make_buckets(rows, 1)] == ["all"]
+    with pytest.raises(UserError, match="n_buckets"):
+        make_buckets(rows, 9)
+
+
+def test_solved_problems_few_rungs_and_bad_rows() -> None:
+    solved = forecast_capability(rows_of("easy", lambda c: 1e-7 if c > 5e13 else 1.0 * (c / 1e12) ** -0.3), 1e15)
+    for forecast in solved:
+        if forecast.predicted is not None:
+            assert math.isfinite(forecast.predicted)
+            assert forecast.predicted >= 0
+        assert any("solves" in text for text in forecast.warnings)
+    two = forecast_capability(rows_of("sum", lambda c: 3 * (c / 1e12) ** -0.12, rungs=2), 1e15)
+    assert {forecast.status for forecast in two} == {"no forecast"}
+    rows = rows_of("sum", lambda c: 3.0, rungs=3, problems=3)
+    with pytest.raises(UserError, match="at most 0"):
+        forecast_capability([{**rows[0], "log_pass_rate": 0.5}, *rows[1:]], 1e15)
+    with pytest.raises(UserError, match="lacks"):
+        forecast_capability([{"name": "x"}], 1e15)
+    hopeless = [{**row, "log_pass_rate": -math.inf} for row in rows]
+    json.dumps(to_json(forecast_capability(hopeless, 1e15)), allow_nan=False)

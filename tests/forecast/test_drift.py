@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from forescale.core.config import to_json
+from forescale.core.errors import UserError
+from forescale.forecast.drift import Alarm, Watcher, predict_band
+
+FRACTIONS = np.linspace(0.025, 1.0, 40)
+
+
+def smooth(compute: float) -> float:
+    return 60 * compute**-0.1 + 1.0
+
+
+def kinked(compute: float) -> float:
+    return 4.6 * (min(compute, 1e13) / 3e11) ** -0.08 * (max(compute, 1e13) / 1e13) ** -0.12
+
+
+def curve(
+    law: Callable[[float], float], compute: float, rng: np.random.Generator, speed: float = 1.0, lift: float = 0.0
+) -> list[dict[str, float]]:
+    """A run's curve: fast fall, slow fall, a drop while the learning rate decays. `speed` < 1 learns as if at that
+    fraction."""
+    final = law(compute) * math.exp(0.003 * rng.normal())
+    rows = []
+    for fraction in FRACTIONS:
+        progress = fraction * speed
+        shape = 1 + 0.09 * (progress**-0.45 - 1) + 0.05 * (1 - min(1.0, fraction / 0.99)) ** 0.5
+        warm = 1 + 0.25 * math.exp(-progress / 0.02)
+        noise = math.exp(0.004 * rng.normal())
+        rows.append({"fraction": float(fraction), "loss": final * shape * warm * noise * (1 + lift)})
+    return rows
+
+
+def ladder(law: Callable[[float], float], rng: np.random.Generator) -> list[dict[str, object]]:
+    return [
+        {"compute": float(c), "seed": seed, "curve": curve(law, float(c), rng)}
+        for c in np.geomspace(3e11, 9e13, 6)
+        for seed in (0, 1)
+    ]
+
+
+def follow(band: object, points: list[dict[str, float]]) -> list[Alarm]:
+    watcher = Watcher(band)  # type: ignore[arg-type]
+    alarms = (watcher.update(point["fraction"], point["loss"]) for point in points)
+    return [alarm for alarm in alarms if alarm is not None]
+
+
+@pytest.mark.parametrize("law", [smooth, kinked])
+@pytest.mark.parametrize("distance", [10, 30])
+def test_healthy_targets_pass_and_broken_ones_are_flagged_before_a_quarter(
+    law: Callable[[float], float], distance: float
+) -> None:
+    rng = np.random.default_rng(5)
+    target = 9e13 * distance
+    band = predict_band(ladder(law, rng), target)
+    for _ in range(5):
+        assert follow(band, curve(law, target, rng)) == []
+    for broken in ({"speed": 0.2}, {"lift": 0.35}):
+        alarms = follow(band, curve(law, target, rng, **broken))
+        assert alarms
+        assert alarms[0].fraction < 0.25
+        assert alarms[0].direction == "worse than predicted"
+
+
+def test_too_good_is_an_alarm_too() -> None:
+    rng = np.random.default_rng(0)
+    band = predict_band(ladder(smooth, rng), 1e15)
+    alarms = follow(band, curve(smooth, 1e15, rng, lift=-0.3))
+    assert [alarm.direction for alarm in alarms] == ["better than predicted"]
+
+
+def test_one_alarm_for_one_exit_and_only_when_sustained() -> None:
+    band = predict_band(ladder(smooth, np.random.default_rng(0)), 1e15)
+    watcher = Watcher(band)
+    high = {fraction: watcher.bounds(fraction)["high"] for fraction in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
+    assert watcher.update(0.1, high[0.1] * 1.1) is None
+    assert watcher.update(0.2, high[0.2] * 1.1) is None
+    assert watcher.update(0.3, high[0.3] * 0.999) is None
+    for fraction in (0.4, 0.5):
+        assert watcher.update(fraction, high[fraction] * 1.1) is None
+    alarm = watcher.update(0.6, high[0.6] * 1.1)
+    assert alarm is not None
+    assert alarm.since == 0.4
+    assert watcher.update(0.7, 100.0) is None
+
+
+def test_resumes_from_its_state_and_from_the_band_on_disk() -> None:
+    band = predict_band(ladder(smooth, np.random.default_rng(0)), 1e15)
+    stored = json.loads(json.dumps(to_json(band)))
+    watcher = Watcher(band)
+    assert watcher.update(0.1, 50.0) is None
+    assert watcher.update(0.125, 50.0) is None
+    again = Watcher.resume(stored, json.loads(json.dumps(watcher.state())))
+    assert again.update(0.125, 50.0) is None
+    assert again.update(0.15, 50.0) is not None
+
+
+def test_not_a_number_is_an_alarm_at_once() -> None:
+    watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
+    alarm = watcher.update(0.02, math.nan)
+    assert alarm is not None
+    json.dumps(to_json(alarm))
+    assert watcher.update(0.03, math.nan) is None
+
+
+def test_band_widens_with_distance_and_has_a_least_width() -> None:
+    curves = ladder(smooth, np.random.default_rng(0))
+    widths = []
+    for target in (1e14, 1e15, 1e17):
+        point = predict_band(curves, target).points[20]
+        widths.append(point["high"] / point["low"])
+    assert widths == sorted(widths)
+    assert widths[0] >= math.exp(0.03)
+
+
+def test_no_curves_no_band() -> None:
+    with pytest.raises(UserError, match="no fraction"):
+        predict_band(ladder(smooth, np.random.default_rng(0))[:4], 1e15)
+    with pytest.raises(UserError, match="target"):
+        predict_band([], math.nan)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from forescale.core.errors import CorruptArtifact
+from forescale.data.shards import Shards
+from forescale.model.multimodal import Model
+from forescale.model.scaling import Family, RunPlan
+from forescale.train.loop import CHECKPOINT, Hooks, TrainingDiverged, curve_steps, load_model, save_model, train
+from forescale.train.optim import Optimizer, orthogonalise
+from forescale.train.validate import repeat_loss, validate
+
+CPU = torch.device("cpu")
+
+
+def small_plan(shards: Shards, steps: int = 12) -> RunPlan:
+    family = Family(vocab_size=shards.facts["vocab_size"], sequence_length=64)
+    return dataclasses.replace(family.plan(16, shards.facts["images_per_token"]), steps=steps, batch_rows=4)
+
+
+def run(shards: Shards, plan: RunPlan, folder: Path, hooks: Hooks | None = None, **options):
+    folder.mkdir(exist_ok=True)
+    return train(plan, shards.train, folder, seed=0, image_token=1, device=CPU, hooks=hooks, **options)
+
+
+@pytest.fixture
+def shards(prepared: dict[str, Path]) -> Shards:
+    return Shards(prepared["shards"], prepared["data"])
+
+
+def test_loss_falls_on_text_and_pictures(shards: Shards, tmp_path: Path) -> None:
+    model, progress = run(shards, small_plan(shards, 60), tmp_path)
+    before, after = validate(Model(model.config, 1), shards), validate(model, shards)
+    assert before.loss == pytest.approx(math.log(model.config.vocab_size), rel=1e-4)
+    assert after.loss_by_modality["text"] < 0.85 * before.loss_by_modality["text"]
+    assert after.loss_by_modality["vision"] < 0.5 * before.loss_by_modality["vision"]
+    assert progress.step == 60
+    assert repeat_loss(model, 0, 6) > 1
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 11])
+def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(shards: Shards, tmp_path: Path, stop_at: int) -> None:
+    plan = small_plan(shards)
+
+    def stop(progress, loss):
+        if progress.step == stop_at:
+            raise KeyboardInterrupt
+
+    def evaluate(model):
+        return validate(model, shards, 1).loss
+
+    whole, whole_progress = run(shards, plan, tmp_path / "whole", Hooks(evaluate=evaluate), checkpoint_seconds=1e9)
+    # A checkpoint after every step; the step that is cut has not been saved.
+    with pytest.raises(KeyboardInterrupt):
+        run(shards, plan, tmp_path / "cut", Hooks(evaluate=evaluate, on_step=stop), checkpoint_seconds=0)
+    cut, cut_progress = run(shards, plan, tmp_path / "cut", Hooks(evaluate=evaluate), checkpoint_seconds=1e9)
+    for (name, a), b in zip(whole.state_dict().items(), cut.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert cut_progress.curve == whole_progress.curve
+    records = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").open()] for n in ("whole", "cut")]
+    assert [[r["step"], r["loss"], r["gradient_norm"]] for r in records[0]] == [[r["step"], r["loss"], r["gradient_norm"]] for r in records[1]]
+    assert [r["step"] for r in records[1]] == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_named(shards: Shards, tmp_path: Path) -> None:
+    plan = small_plan(shards, 3)
+    run(shards, plan, tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CorruptArtifact, match="delete it to train this run from the start"):
+        run(shards, plan, tmp_path)
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_too_many_stop_the_run(shards: Shards, tmp_path: Path) -> None:
+    plan = small_plan(shards, 30)
+    broken, limit = {4, 9}, 10_000
+    original = Model.embed
+    calls = {"n": 0}
+
+    def embed(self, tokens, pixels):
+        calls["n"] += 1
+        x = original(self, tokens, pixels)
+        return x * math.nan if calls["n"] in broken or calls["n"] > limit else x
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "embed", embed)
+        model, progress = run(shards, plan, tmp_path / "some")
+        assert progress.skipped == 2
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+        calls["n"], limit = 0, 12
+        with pytest.raises(TrainingDiverged, match="no finite loss"):
+            run(shards, plan, tmp_path / "many")
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 32, 80), (2, 80, 32), (1, 64, 64)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator)))
+        assert values.quantile(0.1) > 0.5
+        assert values.max() < 1.3
+
+
+def test_a_muon_update_has_the_size_that_the_rule_gives(shards: Shards) -> None:
+    plan = small_plan(shards)
+    model = Model(plan.model, 1)
+    optimizer = Optimizer(model, plan)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = shards.train.batch(0, 4)
+    model.loss(*(torch.from_numpy(a) for a in (batch.tokens, batch.targets, batch.pixels))).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    optimizer.step(0.5)
+    moved = model.layers[0].mlp.down_proj.weight - before["layers.0.mlp.down_proj.weight"]
+    # The first gradient of a zero-initialised down projection is not zero only if the head is not: it is at the first step.
+    assert (gradients["layers.0.mlp.down_proj.weight"] == 0).all()
+    assert (moved == 0).all()
+    head = model.lm_head.weight - before["lm_head.weight"]
+    # Adam's first step is its rate, whatever the gradient's size.
+    assert head.abs().max().item() == pytest.approx(0.5 * plan.peak_rates()["head"], rel=1e-3)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_curve_has_forty_points_and_ends_at_the_end() -> None:
+    assert len(curve_steps(1000)) == 40
+    assert curve_steps(1000)[1000] == 1.0
+    assert max(curve_steps(25)) == 25
+
+
+def test_weights_go_to_disk_and_back(shards: Shards, tmp_path: Path) -> None:
+    model, _ = run(shards, small_plan(shards, 2), tmp_path / "run")
+    save_model(model, tmp_path / "checkpoint")
+    again = load_model(tmp_path / "checkpoint")
+    batch = shards.train.batch(0, 2)
+    arrays = [torch.from_numpy(a) for a in (batch.tokens, batch.pixels)]
+    assert torch.equal(model(*arrays), again(*arrays))
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CorruptArtifact, match="no readable checkpoint"):
+        load_model(tmp_path / "checkpoint")
+
+
+def test_coordinate_check(shards: Shards, tmp_path: Path) -> None:
+    """After ten steps the typical size of what each layer adds does not drift with width (Yang et al. 2022, appendix D.1)."""
+    sizes = []
+    for width in (16, 32, 64):
+        family = Family(vocab_size=shards.facts["vocab_size"], sequence_length=64)
+        plan = dataclasses.replace(family.plan(width, 0.005), steps=10, batch_rows=8)
+        model, _ = run(shards, plan, tmp_path / str(width))
+        batch = shards.train.batch(0, 4)
+        with torch.no_grad():
+            tokens, _, pixels = (torch.from_numpy(a) for a in (batch.tokens, batch.targets, batch.pixels))
+            embedded = model.embed(tokens, pixels)
+            x, added = embedded, []
+            for block in model.layers:
+                y = block(x, model.cos_TC[:64], model.sin_TC[:64])
+                added.append((y - x).square().mean().sqrt().item())
+                x = y
+            sizes.append([*added, model.lm_head(model.norm(x)).square().mean().sqrt().item()])
+    table = np.log(np.array(sizes))
+    slopes = np.polyfit(np.log([16, 32, 64]), table, 1)[0]
+    assert np.abs(slopes).max() < 0.35, np.exp(table)
