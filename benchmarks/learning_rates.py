@@ -89,7 +89,13 @@ def main() -> None:
             for factor in options.factors:
                 for seed in range(options.seeds):
                     rates = {**base, group: base[group] * factor}
-                    job = {"run": options.run, "width": width, "seed": seed, "rates": rates, "family": json.loads(options.family)}
+                    job = {
+                        "run": options.run,
+                        "width": width,
+                        "seed": seed,
+                        "rates": rates,
+                        "family": json.loads(options.family),
+                    }
                     if job not in jobs:
                         jobs.append(job)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +109,13 @@ def main() -> None:
             file.write(json.dumps(record) + "\n")
             file.flush()
             moved = {k: v for k, v in record["rates"].items() if v != base[k]}
-            print(record["width"], moved or "base", record["family"], record["loss"] and round(record["loss"], 4), flush=True)
+            print(
+                record["width"],
+                moved or "base",
+                record["family"],
+                record["loss"] and round(record["loss"], 4),
+                flush=True,
+            )
     for width in options.widths:
         for group in options.groups:
             row = []
@@ -112,9 +124,16 @@ def main() -> None:
                 losses = [
                     r["loss"]
                     for r in done
-                    if r["width"] == width and r["rates"] == rates and r["family"] == json.loads(options.family) and r["loss"]
+                    if r["width"] == width
+                    and r["rates"] == rates
+                    and r["family"] == json.loads(options.family)
+                    and r["loss"]
                 ]
-                row.append(f"{base[group] * factor:g}: {sum(losses) / len(losses):.4f}" if losses else f"{base[group] * factor:g}: -")
+                row.append(
+                    f"{base[group] * factor:g}: {sum(losses) / len(losses):.4f}"
+                    if losses
+                    else f"{base[group] * factor:g}: -"
+                )
             print(f"width {width:4} {group:10}", "  ".join(row))
 
 

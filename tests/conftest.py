@@ -12,11 +12,11 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from forescale.core.artifacts import Stage  # noqa: E402
-from forescale.data import shards as shards_stage  # noqa: E402
-from forescale.data.shards import ShardsConfig  # noqa: E402
-from forescale.tokenizer import stage as tokenizer_stage  # noqa: E402
-from forescale.tokenizer.stage import TokenizerConfig  # noqa: E402
+from forescale.core.artifacts import Stage
+from forescale.data import shards as shards_stage
+from forescale.data.shards import ShardsConfig
+from forescale.tokenizer import stage as tokenizer_stage
+from forescale.tokenizer.stage import TokenizerConfig
 
 
 def write_data(config: object, inputs: object, out_dir: Path) -> None:
@@ -37,7 +37,11 @@ def write_data(config: object, inputs: object, out_dir: Path) -> None:
         for cell in generator.choice(16, count, replace=False):
             y, x = divmod(int(cell), 4)
             picture[y * 12 + 2 : y * 12 + 10, x * 12 + 2 : x * 12 + 10] = (200, 30, 30)
-        document = {"id": f"count{i}", "source": "count", "parts": [{"image": i}, {"text": "How many? "}, {"text": str(count)}]}
+        document = {
+            "id": f"count{i}",
+            "source": "count",
+            "parts": [{"image": i}, {"text": "How many? "}, {"text": str(count)}],
+        }
         pictures.append(picture)
         (held_out if i % 6 == 0 else train).append(document)
     np.stack(pictures).tofile(out_dir / "images.u8")

@@ -14,7 +14,9 @@ from forescale import cli
 
 
 def forescale(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "forescale.cli", *words], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "forescale.cli", *words], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
@@ -56,7 +58,9 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
         (["forecast", "--runs", "/nowhere.csv", "--target", "1e20"], "/nowhere.csv"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(words: list[str], says: str, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_bad_input_is_one_sentence_and_status_2(
+    words: list[str], says: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
     out, err = capsys.readouterr()

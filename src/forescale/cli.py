@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"forescale: {error.strerror or error}{where}; mend that and run again, finished work is kept.", file=sys.stderr)
+        print(
+            f"forescale: {error.strerror or error}{where}; mend that and run again, finished work is kept.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("\nforescale: stopped; the same command goes on from here.", file=sys.stderr)
@@ -78,7 +81,10 @@ def _recipe(verb: str, words: Sequence[str]) -> tuple[Any, Path]:
             print(f"usage: forescale {verb} RECIPE [flags]\n")
             for name, make in RECIPES.items():
                 print(f"  {name:10} {(make.__doc__ or '').splitlines()[0]}")
-            print(f"\nflags of one: forescale {verb} quick --help\nexample: forescale {verb} laptop --target.compute 3e14 --out runs/mine")
+            print(
+                f"\nflags of one: forescale {verb} quick --help\n"
+                f"example: forescale {verb} laptop --target.compute 3e14 --out runs/mine"
+            )
             raise SystemExit(0)
         raise UserError(f"name a recipe: forescale {verb} {' | '.join(RECIPES)}.")
     from forescale.recipes import get_recipe

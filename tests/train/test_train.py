@@ -46,7 +46,9 @@ def test_loss_falls_on_text_and_pictures(shards: Shards, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 11])
-def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(shards: Shards, tmp_path: Path, stop_at: int) -> None:
+def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(
+    shards: Shards, tmp_path: Path, stop_at: int
+) -> None:
     plan = small_plan(shards)
 
     def stop(progress, loss):
@@ -65,7 +67,9 @@ def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(shards: Sha
         assert torch.equal(a, b), name
     assert cut_progress.curve == whole_progress.curve
     records = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").open()] for n in ("whole", "cut")]
-    assert [[r["step"], r["loss"], r["gradient_norm"]] for r in records[0]] == [[r["step"], r["loss"], r["gradient_norm"]] for r in records[1]]
+    assert [[r["step"], r["loss"], r["gradient_norm"]] for r in records[0]] == [
+        [r["step"], r["loss"], r["gradient_norm"]] for r in records[1]
+    ]
     assert [r["step"] for r in records[1]] == list(range(1, 13))
 
 

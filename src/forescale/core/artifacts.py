@@ -136,7 +136,9 @@ class Manifest:
         try:
             return Manifest(**read_json(path))
         except TypeError as error:
-            raise CorruptArtifact(f"{path} has unexpected fields ({error}); delete {folder} to make it again.") from error
+            raise CorruptArtifact(
+                f"{path} has unexpected fields ({error}); delete {folder} to make it again."
+            ) from error
 
 
 def content_hash(outputs: Mapping[str, str]) -> str:
@@ -236,7 +238,9 @@ class Stage:
         progress, finished = out_dir / IN_PROGRESS, out_dir / MANIFEST
         others = [path for path in out_dir.iterdir() if path.name != ".lock"]
         if others and not progress.is_file() and not finished.is_file():
-            raise UserError(f"{out_dir} holds files that forescale did not make; give another --out folder or empty this one.")
+            raise UserError(
+                f"{out_dir} holds files that forescale did not make; give another --out folder or empty this one."
+            )
         if progress.is_file() and not finished.is_file():
             try:
                 if read_json(progress).get("key") == key:
@@ -256,5 +260,7 @@ def _files(folder: Path) -> Sequence[str]:
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.name != MANIFEST
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.name != MANIFEST
     )

@@ -44,5 +44,7 @@ def render(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         size = f"{row['bytes'] / 1e6:8.1f}" if "bytes" in row else f"{'':8}"
         seconds = f"{row['seconds']:8.1f}" if "seconds" in row else f"{'':8}"
-        lines.append(f"{row['artifact']:{width}}  {row['stage'] or '?':10} {row['state']:10} {seconds} {size}  {row.get('content', '')[:12]}")
+        lines.append(
+            f"{row['artifact']:{width}}  {row['stage'] or '?':10} {row['state']:10} {seconds} {size}  {row.get('content', '')[:12]}"
+        )
     return "\n".join(lines)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from forescale.core.documents import Document, Image, Text
-from forescale.core.errors import UserError
 from forescale.data import curriculum
-from forescale.data.packs import PACKS, fetch_packs, list_packs
+from forescale.data.packs import fetch_packs, list_packs
+from forescale.data.prepare import sample as sample_documents
 
 
 def show(fetch: Sequence[str], sample: str | None, n: int, as_json: bool) -> str:
@@ -19,26 +18,25 @@ def show(fetch: Sequence[str], sample: str | None, n: int, as_json: bool) -> str
         names = fetch_packs([] if "all" in fetch else fetch)
         return json.dumps(names) if as_json else "in the cache: " + ", ".join(names)
     if sample is not None:
-        documents = [_plain(document) for document in itertools.islice(_documents(sample), max(1, n))]
-        return json.dumps(documents, indent=1) if as_json else "\n\n".join(f"[{d['id']}]\n{d['text']}" for d in documents)
+        documents = [_plain(document) for document in sample_documents(sample, max(1, n))]
+        return (
+            json.dumps(documents, indent=1) if as_json else "\n\n".join(f"[{d['id']}]\n{d['text']}" for d in documents)
+        )
     packs = list_packs()
-    families = [{"name": f, "modality": curriculum.modality(f), "summary": curriculum.describe(f)} for f in curriculum.FAMILIES]
+    families = [
+        {"name": f, "modality": curriculum.modality(f), "summary": curriculum.describe(f)} for f in curriculum.FAMILIES
+    ]
     if as_json:
         return json.dumps({"packs": packs, "curriculum": families}, indent=1)
     lines = [f"{'pack':14} {'':6} {'licence':34} {'here':5} summary"]
     for pack in packs:
-        lines.append(f"{pack['name']:14} {pack['modality']:6} {pack['licence'][:34]:34} {'yes' if pack['cached'] else 'no':5} {pack['summary']}")
+        lines.append(
+            f"{pack['name']:14} {pack['modality']:6} {pack['licence'][:34]:34} "
+            f"{'yes' if pack['cached'] else 'no':5} {pack['summary']}"
+        )
     lines += ["", "curriculum (generated, Apache-2.0)"]
     lines += [f"{family['name']:14} {family['modality']:6} {family['summary']}" for family in families]
     return "\n".join(lines)
-
-
-def _documents(name: str) -> Iterator[Document]:
-    if name in curriculum.FAMILIES:
-        return (problem.as_document() for problem in curriculum.generate(name, "train", 1_000, 0))
-    if name in PACKS:
-        return PACKS[name].documents()
-    raise UserError(f"{name!r} is neither a pack nor a family; `forescale data` lists both.")
 
 
 def _plain(document: Document) -> dict[str, Any]:

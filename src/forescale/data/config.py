@@ -95,22 +95,3 @@ class DataStageConfig:
 
     config: DataConfig
     fingerprint: dict[str, Any] = field(default_factory=dict)
-
-
-def default_sources(max_characters: int = 0, problems: int = 2000, emoji: int = 0) -> tuple[SourceConfig, ...]:
-    """All packs and all families of the curriculum: about 60% text packs, 10% picture packs, 30% problems by weight.
-
-    `max_characters` limits each text pack (the docstrings, of which there are tens of millions, to 5,000,000 in any
-    case), `problems` is the count for each family, `emoji` limits the emoji.
-    """
-    from forescale.data.curriculum import FAMILIES
-
-    return (
-        SourceConfig("stdlib", weight=0.2, max_characters=max_characters),
-        SourceConfig("docstrings", weight=0.1, max_characters=min(max_characters or 5_000_000, 5_000_000)),
-        SourceConfig("encyclopedia", weight=0.2, max_characters=max_characters),
-        SourceConfig("prose", weight=0.1, max_characters=max_characters),
-        SourceConfig("emoji", weight=0.07, max_documents=emoji),
-        SourceConfig("digits", weight=0.03),
-        *(SourceConfig(family, "curriculum", weight=0.3 / len(FAMILIES), count=problems) for family in FAMILIES),
-    )

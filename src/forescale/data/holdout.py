@@ -52,8 +52,8 @@ def choose_validation(
 ) -> set[int]:
     """Indices of one source's validation documents: the lowest keys, up to `fraction` of the documents and both limits.
 
-    At least eight documents (a tenth of them all, if that is fewer), at most half. One that would pass `max_characters` is
-    left to training, and the next is tried. Raises ValueError if there are fewer than two documents.
+    At least eight documents (a tenth of them all, if that is fewer), at most half. One that would pass `max_characters`
+    is left to training, and the next is tried. Raises ValueError if there are fewer than two documents.
     """
     if len(keys) < 2:
         raise ValueError("at least two documents are needed, one for training and one for validation")

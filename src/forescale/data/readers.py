@@ -39,7 +39,7 @@ LANGUAGES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """`image_size` in pixels, `languages` of the encyclopedia, `packages` whose docstrings are read (where installed)."""
+    """`image_size` in pixels, `languages` of the encyclopedia, installed `packages` whose docstrings are read."""
 
     image_size: int = 48
     languages: tuple[str, ...] = ("en",)

@@ -49,7 +49,9 @@ def read_documents(path: Path) -> Iterator[dict[str, Any]]:
                 document = json.loads(line)
                 document["parts"], document["source"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise CorruptArtifact(f"{path}, line {number}, is not a document; delete its folder to make it again.") from error
+                raise CorruptArtifact(
+                    f"{path}, line {number}, is not a document; delete its folder to make it again."
+                ) from error
             yield document
 
 
@@ -84,7 +86,10 @@ def tokenize(path: Path, tokenizer: Tokenizer, image_tokens: int, row_length: in
                 into.append(Piece(array, images, starts, size))
             else:
                 cuts = range(0, len(array), longest)
-                into.extend(Piece(array[c : c + longest], [], [], size * len(array[c : c + longest]) // len(array)) for c in cuts)
+                into.extend(
+                    Piece(array[c : c + longest], [], [], size * len(array[c : c + longest]) // len(array))
+                    for c in cuts
+                )
         batch.clear()
 
     for document in read_documents(path):
@@ -172,7 +177,9 @@ def prepare(config: ShardsConfig, inputs: Mapping[str, Path], out_dir: Path) -> 
     validation = tokenize(inputs["data"] / "validation.jsonl", tokenizer, config.image_tokens, length)
     missing = sorted(set(taken) - set(validation))
     if missing:
-        raise UserError(f"no validation documents for {', '.join(missing)}; raise the validation fraction or add documents.")
+        raise UserError(
+            f"no validation documents for {', '.join(missing)}; raise the validation fraction or add documents."
+        )
     sources = {}
     for name in sorted(taken):
         held_out = RowWriter(length, config.image_tokens)
@@ -246,7 +253,9 @@ class Rows:
         self.tokens = np.memmap(path, dtype="<u2", mode="r")
         pairs = np.fromfile(stem.with_name(stem.name + "_images.i64"), dtype="<i8")
         if len(self.tokens) % length != 1 or len(pairs) % 2:
-            raise CorruptArtifact(f"{path} has a length that its manifest does not explain; delete its folder to make it again.")
+            raise CorruptArtifact(
+                f"{path} has a length that its manifest does not explain; delete its folder to make it again."
+            )
         self.starts, self.which = pairs.reshape(-1, 2).T
         self.length, self.image_token, self.images_NSSc = length, image_token, images_NSSc
 
@@ -280,7 +289,9 @@ class Shards:
         size, count = data["image_size"], data["n_images"]
         path = data_dir / "images.u8"
         if count and (not path.is_file() or path.stat().st_size != count * size * size * 3):
-            raise CorruptArtifact(f"{path} does not hold the {count} pictures that data.json lists; delete its folder to make it again.")
+            raise CorruptArtifact(
+                f"{path} does not hold the {count} pictures that data.json lists; delete its folder to make it again."
+            )
         shape = (count, size, size, 3)
         images = np.memmap(path, dtype=np.uint8, mode="r", shape=shape) if count else np.zeros(shape, np.uint8)
         length, image_token = self.facts["sequence_length"], self.facts["image_token"]

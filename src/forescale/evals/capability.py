@@ -60,7 +60,9 @@ def log_probabilities(
     return result
 
 
-def measure(model: Model, tokenizer: Tokenizer, families: Sequence[str], config: CapabilityConfig) -> list[dict[str, Any]]:
+def measure(
+    model: Model, tokenizer: Tokenizer, families: Sequence[str], config: CapabilityConfig
+) -> list[dict[str, Any]]:
     """A record for each problem, as docs/artifacts.md describes `capability.jsonl`."""
     model.eval()
     records = []
@@ -119,8 +121,12 @@ def _executed(
             seed=config.seed + start,
         )
         owners += batch
-    candidates = sorted({(owner, tuple(body)) for owner, body in zip(owners, bodies)} | {(i, tuple(a)) for i, a in enumerate(answers)})
-    programs = [(problems[i].as_document().text[: -len(problems[i].answer)] + tokenizer.decode(body)) for i, body in candidates]
+    candidates = sorted(
+        {(owner, tuple(body)) for owner, body in zip(owners, bodies)} | {(i, tuple(a)) for i, a in enumerate(answers)}
+    )
+    programs = [
+        (problems[i].as_document().text[: -len(problems[i].answer)] + tokenizer.decode(body)) for i, body in candidates
+    ]
     verdicts = run_programs([(program, problems[i].tests) for program, (i, _) in zip(programs, candidates)])
     right = [candidate for candidate, verdict in zip(candidates, verdicts) if verdict.passed]
     for i, answer in enumerate(answers):
@@ -138,14 +144,23 @@ def _executed(
 TEXT_OPENINGS = ("The ", "In the beginning ", "def __init__(self", "Paris\n\n", "import ")
 
 
-def show(model: Model, tokenizer: Tokenizer, families: Sequence[str], seed: int = 7, each: int = 3) -> list[dict[str, Any]]:
+def show(
+    model: Model, tokenizer: Tokenizer, families: Sequence[str], seed: int = 7, each: int = 3
+) -> list[dict[str, Any]]:
     """Samples for the report: free continuations, and problems with their pictures, as `samples.jsonl` describes."""
     model.eval()
     size, places = model.config.image_size, model.config.image_tokens
     openings = [encode_parts((Text(text),), tokenizer, places, size) for text in TEXT_OPENINGS]
     texts = sample(model, openings, end_token=tokenizer.end, max_new_tokens=80, temperature=0.7, seed=seed)
     shown: list[dict[str, Any]] = [
-        {"kind": "text", "family": "continuation", "prompt": o, "completion": tokenizer.decode(t), "answer": None, "images": []}
+        {
+            "kind": "text",
+            "family": "continuation",
+            "prompt": o,
+            "completion": tokenizer.decode(t),
+            "answer": None,
+            "images": [],
+        }
         for o, t in zip(TEXT_OPENINGS, texts)
     ]
     for family in families:

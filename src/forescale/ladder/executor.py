@@ -195,7 +195,9 @@ def _serve(pipe: Connection, slot: int, threads: int) -> None:
             pipe.send(("user-error", str(error)))
         except OSError as error:
             # A full disk or a lost mount is the user's to mend; trying again would fail again.
-            pipe.send(("user-error", f"{out_dir}: {error.strerror or error}; free space or mend the path and run again."))
+            pipe.send(
+                ("user-error", f"{out_dir}: {error.strerror or error}; free space or mend the path and run again.")
+            )
         except Exception:
             pipe.send(("error", traceback.format_exc()))
 

@@ -75,6 +75,7 @@ def render(plan: dict[str, Any]) -> str:
     ]
     for row in [*plan["rungs"], {"name": "target", **target}]:
         lines.append(
-            f"{row['name']:12} {row['width']:6} {row['params_active']:14,} {row['tokens']:14,} {row['steps']:7,} {row['flops']:10.3g}"
+            f"{row['name']:12} {row['width']:6} {row['params_active']:14,} {row['tokens']:14,} "
+            f"{row['steps']:7,} {row['flops']:10.3g}"
         )
     return "\n".join(lines)

@@ -92,7 +92,16 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             learning_rate_factor=config.learning_rate_factor,
         )
     except TrainingDiverged as error:
-        write_json(out_dir / "result.json", {"name": config.name, "seed": config.seed, "compute": exact_flops, "status": "failed", "notes": [str(error)]})
+        write_json(
+            out_dir / "result.json",
+            {
+                "name": config.name,
+                "seed": config.seed,
+                "compute": exact_flops,
+                "status": "failed",
+                "notes": [str(error)],
+            },
+        )
         write_json(out_dir / "timing.json", {"started_at": started_at, "finished_at": utc_now()})
         return
     if progress.skipped:

@@ -57,8 +57,8 @@ def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_
         below = [plan for plan in chosen.values() if plan.flops <= target_flops / cap]
         if len(below) < 3:
             raise UserError(
-                f"a target of {target_flops:.3g} FLOPs leaves {len(below)} rungs at or below 1/{cap:g} of it, and a law needs three; "
-                f"raise the target's compute or lower the cap."
+                f"a target of {target_flops:.3g} FLOPs leaves {len(below)} rungs at or below 1/{cap:g} of it, and a law needs "
+                "three; raise the target's compute or lower the cap."
             )
     runs = []
     for plan in sorted(chosen.values(), key=lambda p: p.flops):

@@ -34,9 +34,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
-            raise UserError(f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads evenly; choose a divisor.")
+            raise UserError(
+                f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads evenly; choose a divisor."
+            )
         if self.image_size % self.patch_size:
-            raise UserError(f"image size {self.image_size} is no multiple of patch size {self.patch_size}; choose one that is.")
+            raise UserError(
+                f"image size {self.image_size} is no multiple of patch size {self.patch_size}; choose one that is."
+            )
         if self.vision_width % self.vision_heads:
             raise UserError(f"vision width {self.vision_width} is no multiple of its {self.vision_heads} heads.")
         if self.head_dim % 2:
@@ -101,5 +105,7 @@ class ModelConfig:
 
     def training_memory_bytes(self, batch_tokens: int) -> int:
         """An estimate: fp32 weights, gradients, two optimizer moments, and what the backward pass keeps."""
-        kept_per_token = self.depth * (14 * self.width + 4 * self.heads * self.head_dim + 4 * self.mlp_width) + 3 * self.vocab_size
+        kept_per_token = (
+            self.depth * (14 * self.width + 4 * self.heads * self.head_dim + 4 * self.mlp_width) + 3 * self.vocab_size
+        )
         return 16 * self.params + 4 * batch_tokens * kept_per_token

@@ -25,6 +25,9 @@ class Model(nn.Module):
     block is the identity and the loss is log(vocabulary): the start does not depend on width or depth.
     """
 
+    cos_TC: Tensor
+    sin_TC: Tensor
+
     def __init__(self, config: ModelConfig, image_token: int, seed: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -49,7 +52,9 @@ class Model(nn.Module):
                     parameter.zero_()
             elif name == "embed_tokens.weight":
                 parameter.normal_(0.0, 1.0, generator=generator)
-            elif name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight", "lm_head.weight")):
+            elif name.endswith(
+                ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight", "lm_head.weight")
+            ):
                 parameter.zero_()
             elif name.endswith("position_embedding"):
                 parameter.normal_(0.0, 0.5, generator=generator)
@@ -70,7 +75,9 @@ class Model(nn.Module):
             return x_BTD
         places = (tokens_BT.reshape(-1) == self.image_token).nonzero().squeeze(1)
         if len(places) != len(pixels_NSSc) * self.config.image_tokens:
-            raise ValueError(f"{len(places)} image tokens for {len(pixels_NSSc)} pictures of {self.config.image_tokens}")
+            raise ValueError(
+                f"{len(places)} image tokens for {len(pixels_NSSc)} pictures of {self.config.image_tokens}"
+            )
         features = self.projector(self.vision(pixels_NSSc)).flatten(0, 1)
         return x_BTD.flatten(0, 1).index_copy(0, places, features.to(x_BTD.dtype)).view_as(x_BTD)
 
@@ -97,7 +104,9 @@ class Model(nn.Module):
         """Logits (B, T, V)."""
         return self.lm_head(self.hidden(tokens_BT, pixels_NSSc, cache))
 
-    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, pixels_NSSc: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    def loss(
+        self, tokens_BT: Tensor, targets_BT: Tensor, pixels_NSSc: Tensor | None = None, reduction: str = "mean"
+    ) -> Tensor:
         """Cross-entropy in nats over targets that are not IGNORE; (B, T) of them with `reduction="none"`."""
         return token_loss(self.hidden(tokens_BT, pixels_NSSc), self.lm_head.weight, targets_BT, reduction)
 

@@ -24,7 +24,7 @@ class LearningRates:
     """Peak learning rates at the base width. `muon`: hidden matrices. The rest is AdamW's."""
 
     muon: float = 0.03
-    embedding: float = 0.5
+    embedding: float = 0.3
     head: float = 0.08
     vector: float = 0.03
 

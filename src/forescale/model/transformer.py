@@ -45,7 +45,9 @@ class KVCache:
     (rows are padded on the left).
     """
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         shape = (batch, config.kv_heads, capacity, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.depth)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.depth)]

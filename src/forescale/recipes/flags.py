@@ -44,7 +44,9 @@ class RunFlags:
             share = self.corpus_weight / len(self.corpus)
             rest = tuple(dataclasses.replace(s, weight=s.weight * (1 - self.corpus_weight)) for s in sources)
             own = tuple(
-                SourceConfig(f"corpus{i}" if i else "corpus", KINDS.get(Path(path).suffix, "folder"), path=path, weight=share)
+                SourceConfig(
+                    f"corpus{i}" if i else "corpus", KINDS.get(Path(path).suffix, "folder"), path=path, weight=share
+                )
                 for i, path in enumerate(self.corpus)
             )
             sources = (*own, *(s for s in rest if s.weight > 0))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from forescale.core.errors import UserError
-from forescale.data.curriculum import FAMILIES
 from forescale.data.config import DataConfig, SourceConfig
+from forescale.data.curriculum import FAMILIES
 from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
@@ -40,9 +40,9 @@ class Recipe:
 
 
 # Shares of the mixture in tokens. Natural text carries the loss; the curriculum carries the capabilities.
-TEXT_PACKS = {"stdlib": 0.20, "docstrings": 0.10, "encyclopedia": 0.15, "prose": 0.10}
+TEXT_PACKS = {"stdlib": 0.25, "docstrings": 0.13, "encyclopedia": 0.20, "prose": 0.12}
 PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
-CURRICULUM = 0.40
+CURRICULUM = 0.25
 
 
 def mixture(characters: int, problems: int, emoji: int = 0) -> tuple[SourceConfig, ...]:
@@ -59,7 +59,7 @@ def quick() -> Recipe:
     return Recipe(
         name="quick",
         target=TargetConfig(compute=8e12),
-        data=DataConfig(sources=mixture(characters=1_500_000, problems=1_500, emoji=1_000)),
+        data=DataConfig(sources=mixture(characters=2_000_000, problems=2_000, emoji=2_000)),
         tokenizer=TokenizerConfig(sample_characters=3_000_000),
         ladder=LadderConfig(caps=(30.0,), spacing=1.5, rungs=7, seeds=2, seeds_large=2),
         capability=CapabilityConfig(problems=60, samples=4),

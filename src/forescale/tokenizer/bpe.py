@@ -37,10 +37,13 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._byte_of = _byte_characters()
-        self._char_of = {value: key for key, value in self._byte_of.items()}
-        ids = [backend.token_to_id(token) for token in SPECIAL]
-        if any(i is None for i in ids) or any(backend.token_to_id(c) is None for c in self._byte_of):
-            raise CorruptArtifact("the tokenizer lacks forescale's special tokens or some of the 256 bytes; train it again.")
+        ids = [i for token in SPECIAL if (i := backend.token_to_id(token)) is not None]
+        found = {byte: backend.token_to_id(character) for character, byte in self._byte_of.items()}
+        self._id_of_byte = {byte: i for byte, i in found.items() if i is not None}
+        if len(ids) < len(SPECIAL) or len(self._id_of_byte) < 256:
+            raise CorruptArtifact(
+                "the tokenizer lacks forescale's special tokens or some of the 256 bytes; train it again."
+            )
         self.end, self.image, self.system, self.user, self.assistant, self.end_of_turn = ids
         self._special = dict(zip(ids, SPECIAL))
 
@@ -48,7 +51,9 @@ class Tokenizer:
     def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Raises UserError if `vocab_size` cannot hold all bytes and special tokens."""
         if vocab_size < MIN_VOCABULARY:
-            raise UserError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and special tokens; use at least {MIN_VOCABULARY}.")
+            raise UserError(
+                f"a vocabulary of {vocab_size} cannot hold 256 bytes and special tokens; use at least {MIN_VOCABULARY}."
+            )
         backend = Backend(models.BPE())
         split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,7 +77,9 @@ class Tokenizer:
         except Exception as error:
             if isinstance(error, UserError):
                 raise
-            raise CorruptArtifact(f"{path} is not a tokenizer file ({error}); delete its folder to make it again.") from error
+            raise CorruptArtifact(
+                f"{path} is not a tokenizer file ({error}); delete its folder to make it again."
+            ) from error
 
     def save(self, path: Path) -> None:
         write_text(path, self._backend.to_str())
@@ -101,7 +108,7 @@ class Tokenizer:
             if "\udc80" <= character <= "\udcff":
                 ids += self.encode("".join(run)) if run else []
                 run = []
-                ids.append(self._backend.token_to_id(self._char_of[ord(character) - 0xDC00]))
+                ids.append(self._id_of_byte[ord(character) - 0xDC00])
             else:
                 run.append(character)
         return ids + (self.encode("".join(run)) if run else [])
@@ -113,7 +120,7 @@ class Tokenizer:
             if i in self._special:
                 out += self._special[i].encode()
             else:
-                out += bytes(self._byte_of[c] for c in self._backend.id_to_token(i))
+                out += bytes(self._byte_of[c] for c in self._backend.id_to_token(i) or "")
         return bytes(out)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -224,9 +224,13 @@ def _resume(out_dir: Path, model: Model, optimizer: Optimizer) -> Progress:
             progress = Progress(**json.loads(file.metadata()["progress"]))
         tensors = load_file(path, device=str(model.device))
         model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-        optimizer.load_state_tensors({n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")})
+        optimizer.load_state_tensors(
+            {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
+        )
     except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise CorruptArtifact(f"{path} cannot be continued from ({error}); delete it to train this run from the start.") from error
+        raise CorruptArtifact(
+            f"{path} cannot be continued from ({error}); delete it to train this run from the start."
+        ) from error
     return progress
 
 

@@ -38,7 +38,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, plan: RunPlan, momentum: float = 0.95) -> None:
         self.momentum = momentum
         self.rates = plan.peak_rates()
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             groups[parameter_group(name, parameter.ndim)].append(parameter)
@@ -100,5 +100,7 @@ class Optimizer:
             for p in group["params"]:
                 name = self.names[p]
                 self.adam.state[p] = {
-                    key: state[f"adam.{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in state
+                    key: state[f"adam.{key}.{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam.{key}.{name}" in state
                 }

@@ -177,9 +177,7 @@ _TEMPLATES = {
         ("Return whether {x} is a multiple of {c}.", "Is {x} a multiple of {c}?"),
         ("Tell whether {x} is a multiple of {c}.",),
     ),
-    "pair": _phrased(
-        "a, b", ("Return a times {c} plus b plus {d}.",), ("Give a times {c} plus b plus {d}.",)
-    ),
+    "pair": _phrased("a, b", ("Return a times {c} plus b plus {d}.",), ("Give a times {c} plus b plus {d}.",)),
     "suffix": _phrased("s", ("Return s followed by {word}.", "Add {word} to s."), ("Give s followed by {word}.",)),
     "repeat": _phrased(
         "s",
@@ -202,20 +200,28 @@ _TEMPLATES = {
     "floor": _phrased("x", ("Return x, at least {c}.",), ("Give x, at least {c}.",), block=True),
     "filter": _phrased("xs", ("Return the items of xs above {c}.",), ("Give the items of xs above {c}.",), block=True),
     "sum_above": _phrased(
-        "xs", ("Return {d} plus the sum of the items of xs above {c}.",),
-        ("Give {d} plus the sum of the items of xs above {c}.",), block=True,
+        "xs",
+        ("Return {d} plus the sum of the items of xs above {c}.",),
+        ("Give {d} plus the sum of the items of xs above {c}.",),
+        block=True,
     ),
     "count_multiples": _phrased(
-        "xs", ("Return {d} plus the count of multiples of {c} in xs.",),
-        ("Give {d} plus the count of multiples of {c} in xs.",), block=True,
+        "xs",
+        ("Return {d} plus the count of multiples of {c} in xs.",),
+        ("Give {d} plus the count of multiples of {c} in xs.",),
+        block=True,
     ),
     "sum_to": _phrased(
-        "n", ("Return {d} plus the sum of {c} * x for x below n.",),
-        ("Give {d} plus the sum of {c} * x for x below n.",), block=True,
+        "n",
+        ("Return {d} plus the sum of {c} * x for x below n.",),
+        ("Give {d} plus the sum of {c} * x for x below n.",),
+        block=True,
     ),
     "first_above": _phrased(
-        "xs", ("Return the first item of xs above {c}, else {d}.",),
-        ("Give the first item of xs above {c}, else {d}.",), block=True,
+        "xs",
+        ("Return the first item of xs above {c}, else {d}.",),
+        ("Give the first item of xs above {c}, else {d}.",),
+        block=True,
     ),
 }
 

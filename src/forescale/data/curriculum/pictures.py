@@ -95,7 +95,8 @@ SHAPE_COUNT = Family(
             "How many {shape}s?", "Count the {shape}s.", test=("How many {shape}s are there?", "Count {shape}s.")
         ),
         "color": _instruction(
-            "How many {color} {shape}s?", "Count the {color} {shape}s.",
+            "How many {color} {shape}s?",
+            "Count the {color} {shape}s.",
             test=("How many {color} {shape}s are there?", "Count {color} {shape}s."),
         ),
     },
@@ -323,7 +324,8 @@ BAR_CHART = Family(
             "How tall is the {color} bar?", "Height of the {color} bar?", test=("How high is the {color} bar?",)
         ),
         "sum": _instruction(
-            "Height of {color} plus {other}?", "{color} bar plus {other} bar?",
+            "Height of {color} plus {other}?",
+            "{color} bar plus {other} bar?",
             test=("How tall are {color} and {other} together?",),
         ),
     },
