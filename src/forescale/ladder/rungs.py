@@ -1,8 +1,9 @@
 """From a target's compute to the ladder below it, by one rule.
 
 The largest rung of a cap r is the widest member of the family whose compute, at the family's tokens per parameter, is at most
-target / r. Below it, budgets fall by `spacing` until the smallest member or `rungs` is reached. Each budget takes the widest
-member that it can pay for, at exactly the family's tokens per parameter: rungs lie on the frontier, not on round numbers.
+target / r. Between the caps and below, budgets fall by about `spacing` until the smallest member or `rungs` is reached. Each
+budget takes the widest member that it can pay for, at exactly the family's tokens per parameter: rungs lie on the frontier, not
+on round numbers.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_
         raise UserError("every rung needs at least one seed.")
     plans = [family.plan(w, images_per_token) for w in family.widths() if w >= config.min_width]
     chosen: dict[int, RunPlan] = {}
-    budget = target_flops / min(config.caps)
+    cap_budgets = sorted((target_flops / cap for cap in config.caps), reverse=True)
+    budget = cap_budgets[0]
     while len(chosen) < config.rungs:
         affordable = [plan for plan in plans if plan.flops <= budget]
         if not affordable:
             break
         chosen[affordable[-1].model.width] = affordable[-1]
-        budget /= config.spacing
+        # Down by one spacing, or to the next cap's own budget where that is nearly as far.
+        following = [b for b in cap_budgets if budget / config.spacing**1.5 < b < budget]
+        budget = following[0] if following else budget / config.spacing
     for cap in config.caps:
         below = [plan for plan in chosen.values() if plan.flops <= target_flops / cap]
         if len(below) < 3:
