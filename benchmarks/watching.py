@@ -10,6 +10,7 @@ flagged. A run is stopped early once it has been flagged.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -51,21 +52,18 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
             alarms.append(vars(alarm))
             raise Flagged
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(
-                plan,
-                shards.train,
-                Path(folder),
-                seed=job["seed"],
-                image_token=facts["image_token"],
-                device=torch.device("cpu"),
-                hooks=Hooks(evaluate=lambda model: validate(model, shards, 2).loss, on_point=watch),
-                checkpoint_seconds=1e9,
-                learning_rate_factor=job["factor"],
-            )
-        except Flagged:
-            pass
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Flagged):
+        train(
+            plan,
+            shards.train,
+            Path(folder),
+            seed=job["seed"],
+            image_token=facts["image_token"],
+            device=torch.device("cpu"),
+            hooks=Hooks(evaluate=lambda model: validate(model, shards, 2).loss, on_point=watch),
+            checkpoint_seconds=1e9,
+            learning_rate_factor=job["factor"],
+        )
     record = {key: job[key] for key in ("seed", "factor", "target")}
     return {**record, "width": plan.model.width, "flops": plan.flops, "alarms": alarms, "curve": curve}
 
