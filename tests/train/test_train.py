@@ -5,9 +5,9 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from benchmarks.coordinate_check import coordinate_sizes
 
 from forescale.core.errors import CorruptArtifact
 from forescale.data.shards import Shards
@@ -148,23 +148,6 @@ def test_weights_go_to_disk_and_back(shards: Shards, tmp_path: Path) -> None:
         load_model(tmp_path / "checkpoint")
 
 
-def test_coordinate_check(shards: Shards, tmp_path: Path) -> None:
-    """After ten steps the typical size of what each layer adds does not drift with width (Yang et al. 2022, appendix D.1)."""
-    sizes = []
-    for width in (16, 32, 64):
-        family = Family(vocab_size=shards.facts["vocab_size"], sequence_length=64)
-        plan = dataclasses.replace(family.plan(width, 0.005), steps=10, batch_rows=8)
-        model, _ = run(shards, plan, tmp_path / str(width))
-        batch = shards.train.batch(0, 4)
-        with torch.no_grad():
-            tokens, _, pixels = (torch.from_numpy(a) for a in (batch.tokens, batch.targets, batch.pixels))
-            embedded = model.embed(tokens, pixels)
-            x, added = embedded, []
-            for block in model.layers:
-                y = block(x, model.cos_TC[:64], model.sin_TC[:64])
-                added.append((y - x).square().mean().sqrt().item())
-                x = y
-            sizes.append([*added, model.lm_head(model.norm(x)).square().mean().sqrt().item()])
-    table = np.log(np.array(sizes))
-    slopes = np.polyfit(np.log([16, 32, 64]), table, 1)[0]
-    assert np.abs(slopes).max() < 0.35, np.exp(table)
+def test_coordinate_check(shards: Shards) -> None:
+    result = coordinate_sizes(shards, (16, 32, 64))
+    assert max(abs(slope) for slope in result["slopes"].values()) < 0.3, result
