@@ -22,6 +22,18 @@ def test_targets_are_the_next_tokens_and_pictures_are_never_predicted(prepared: 
     assert len(batch.pixels) * shards.facts["image_tokens"] == (batch.tokens == image).sum()
 
 
+def test_padding_is_never_a_target(prepared: dict[str, Path]) -> None:
+    shards = Shards(prepared["shards"], prepared["data"])
+    end, padded = shards.facts["end_token"], 0
+    for rows in (shards.train, *shards.validation.values()):
+        batch = rows.batch(0, len(rows))
+        after_end = (batch.tokens == end) & (np.roll(batch.tokens, -1, axis=1) == end)
+        after_end[:, -1] = False
+        padded += after_end.sum()
+        assert (batch.targets[after_end] == -100).all()
+    assert padded > 0
+
+
 def test_every_row_holds_whole_pictures_in_order(prepared: dict[str, Path]) -> None:
     shards = Shards(prepared["shards"], prepared["data"])
     image, places = shards.facts["image_token"], shards.facts["image_tokens"]

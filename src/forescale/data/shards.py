@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,7 @@ STAGE = Stage("shards", prepare)
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens, targets: int64 (rows, length); targets of image places are -100. pixels: uint8 (pictures, S, S, 3)."""
+    """tokens, targets: int64 (rows, length); targets of image places and padding are -100. pixels: uint8 (pictures, S, S, 3)."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -246,8 +246,8 @@ class Batch:
 class Rows:
     """Rows of one shard file, with their pictures. Raises CorruptArtifact if the files do not fit together."""
 
-    def __init__(self, stem: Path, length: int, image_token: int, images_NSSc: np.ndarray) -> None:
-        path = stem.with_name(stem.name + ".u16")
+    def __init__(self, stem: Path, facts: dict[str, Any], images_NSSc: np.ndarray) -> None:
+        path, length = stem.with_name(stem.name + ".u16"), facts["sequence_length"]
         if not path.is_file():
             raise CorruptArtifact(f"{path} is missing; delete its folder to make it again.")
         self.tokens = np.memmap(path, dtype="<u2", mode="r")
@@ -257,7 +257,8 @@ class Rows:
                 f"{path} has a length that its manifest does not explain; delete its folder to make it again."
             )
         self.starts, self.which = pairs.reshape(-1, 2).T
-        self.length, self.image_token, self.images_NSSc = length, image_token, images_NSSc
+        self.length, self.images_NSSc = length, images_NSSc
+        self.image_token, self.end_token = facts["image_token"], facts["end_token"]
 
     def __len__(self) -> int:
         return len(self.tokens) // self.length
@@ -273,7 +274,9 @@ class Rows:
         begin, end = first * self.length, (first + rows) * self.length
         span = self.tokens[begin : end + 1].astype(np.int64)
         targets = span[1:].copy()
-        targets[targets == self.image_token] = -100
+        # An end token after an end token is padding, which no document holds.
+        padding = (span[:-1] == self.end_token) & (targets == self.end_token)
+        targets[(targets == self.image_token) | padding] = -100
         low, high = np.searchsorted(self.starts, (begin, end))
         pixels = self.images_NSSc[self.which[low:high]]
         shape = (rows, self.length)
@@ -294,7 +297,7 @@ class Shards:
             )
         shape = (count, size, size, 3)
         images = np.memmap(path, dtype=np.uint8, mode="r", shape=shape) if count else np.zeros(shape, np.uint8)
-        length, image_token = self.facts["sequence_length"], self.facts["image_token"]
-        open_rows: Callable[[Path], Rows] = lambda stem: Rows(stem, length, image_token, images)  # noqa: E731
-        self.train = open_rows(shards_dir / "train")
-        self.validation = {name: open_rows(shards_dir / "validation" / name) for name in self.facts["sources"]}
+        self.train = Rows(shards_dir / "train", self.facts, images)
+        self.validation = {
+            name: Rows(shards_dir / "validation" / name, self.facts, images) for name in self.facts["sources"]
+        }
