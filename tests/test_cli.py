@@ -98,7 +98,7 @@ def test_a_strangers_runs_become_a_forecast_in_json_and_nothing_else(tmp_path: P
     ("content", "says"),
     [
         ("flops,loss\n1,2\n", "compute"),
-        ("compute,loss\n1e18,3\n", "three"),
+        ("compute,loss\n1e18,3\n", "3 or more different computes"),
         ("compute,loss\n1e18,-3\n1e19,2\n1e20,1\n", "above 0"),
         ("compute,loss\n1e18,x\n1e19,2\n1e20,1\n", "'x'"),
         ("", "empty"),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from forescale import __version__
 from forescale.core.errors import UserError
@@ -135,8 +135,6 @@ def runs(words: Sequence[str]) -> int:
 
 
 def forecast(words: Sequence[str]) -> int:
-    import tyro
-
     @dataclass(frozen=True)
     class Forecast:
         """Forecast a target's loss from a CSV of runs.  Example: forescale forecast --runs my_runs.csv --target 1e21"""
@@ -145,9 +143,9 @@ def forecast(words: Sequence[str]) -> int:
         """CSV with columns compute,loss and perhaps params,tokens,seed"""
         target: float
         """FLOPs of the run to be forecast"""
-        target_params: Annotated[float | None, tyro.conf.arg(name="target-params")] = None
+        target_params: float | None = None
         """its parameters, for the law in N and D"""
-        target_tokens: Annotated[float | None, tyro.conf.arg(name="target-tokens")] = None
+        target_tokens: float | None = None
         """its training tokens"""
         level: float = 0.9
         """level of the interval"""

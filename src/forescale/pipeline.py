@@ -31,6 +31,7 @@ from forescale.model.scaling import RunPlan
 from forescale.recipes import Recipe
 from forescale.report import page as report_stage
 from forescale.tokenizer import stage as tokenizer_stage
+from forescale.tokenizer.bpe import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,14 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"the target's compute is {recipe.target.compute:g}; give a number of FLOPs above zero, such as 1e14."
         )
+    check_vocabulary(recipe.tokenizer.vocab_size)
     rungs_for(recipe.family, recipe.ladder, recipe.target.compute, 0.0)
-    recipe.family.plan_for(recipe.target.compute, 0.0)
+    model = recipe.family.plan_for(recipe.target.compute, 0.0).model
+    if model.image_tokens + 2 > model.sequence_length:
+        raise UserError(
+            f"a picture takes {model.image_tokens} tokens and does not fit a sequence of {model.sequence_length}; "
+            "use longer sequences, smaller pictures or larger patches."
+        )
 
 
 def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:

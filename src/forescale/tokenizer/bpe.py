@@ -23,6 +23,16 @@ PATTERN = (
 MIN_VOCABULARY = 256 + len(SPECIAL)
 
 
+def check_vocabulary(vocab_size: int) -> None:
+    """Raises UserError if it cannot hold all bytes and special tokens, or its ids do not fit the shards' 16 bits."""
+    if vocab_size < MIN_VOCABULARY:
+        raise UserError(
+            f"a vocabulary of {vocab_size} cannot hold 256 bytes and special tokens; use at least {MIN_VOCABULARY}."
+        )
+    if vocab_size > 65_536:
+        raise UserError(f"a vocabulary of {vocab_size} does not fit 16-bit token shards; use at most 65536.")
+
+
 def _byte_characters() -> dict[str, int]:
     """GPT-2's printable stand-ins for bytes: character -> byte."""
     kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -50,10 +60,7 @@ class Tokenizer:
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Raises UserError if `vocab_size` cannot hold all bytes and special tokens."""
-        if vocab_size < MIN_VOCABULARY:
-            raise UserError(
-                f"a vocabulary of {vocab_size} cannot hold 256 bytes and special tokens; use at least {MIN_VOCABULARY}."
-            )
+        check_vocabulary(vocab_size)
         backend = Backend(models.BPE())
         split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence(
