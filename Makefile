@@ -4,17 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test check format clean
 
 demo: $(READY)
 	$(BIN)/forescale run quick --out runs/quick
 	@echo "open runs/quick/report/report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks

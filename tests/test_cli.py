@@ -47,6 +47,15 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
         (["run", "quick", "--target.compute", "0"], "above zero"),
         (["run", "quick", "--target.compute", "nan"], "above zero"),
         (["run", "quick", "--target.compute", "1e9"], "raise the target's compute"),
+        (["run", "quick", "--target.compute", "1e25"], "above the largest model"),
+        (["plan", "quick", "--target.compute", "inf"], "finite number"),
+        (["plan", "quick", "--family.image-size", "144"], "does not fit a sequence"),
+        (["plan", "quick", "--family.sequence-length", "0"], "sequence_length is 0"),
+        (["plan", "quick", "--family.patch-size", "0"], "patch_size is 0"),
+        (["plan", "quick", "--family.tokens-per-param", "-1"], "tokens_per_param"),
+        (["plan", "quick", "--family.learning-rates.muon", "nan"], "learning rate"),
+        (["plan", "quick", "--ladder.workers", "-1"], "0 workers"),
+        (["run", "quick", "--capability.problems", "0"], "at least 1"),
         (["run", "quick", "--ladder.caps", "0.5"], "above 1"),
         (["run", "quick", "--family.vocab-size", "100"], "at least 262"),
         (["run", "quick", "--family.patch-size", "13"], "no multiple of patch size"),
@@ -70,6 +79,16 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in err
     assert out == ""
     assert not [p for p in tmp_path.rglob("*") if p.name == "manifest.json"]
+
+
+def test_every_corpus_of_the_readmes_command_is_read() -> None:
+    words = "quick --corpus a --corpus b.jsonl.gz --corpus s3://c/d.parquet --corpus-weight 0.6 --out somewhere".split()
+    recipe, out = cli._recipe("run", words)
+    own = recipe.data.sources[:3]
+    assert [(s.path, s.kind) for s in own] == [("a", "folder"), ("b.jsonl.gz", "jsonl"), ("s3://c/d.parquet", "parquet")]
+    assert sum(s.weight for s in own) == pytest.approx(0.6)
+    assert sum(s.weight for s in recipe.data.sources) == pytest.approx(1.0)
+    assert out == Path("somewhere")
 
 
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

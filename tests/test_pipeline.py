@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from forescale import pipeline
-from forescale.core.artifacts import MANIFEST, Manifest, read_json, verify
+from forescale.core.artifacts import MANIFEST, Manifest, read_json, verify, write_json
 from forescale.core.errors import UserError
 from forescale.forecast.runs import read_csv
 from tests.micro import FAMILIES, numbers, recipe
@@ -113,6 +114,34 @@ def test_a_new_seal_means_a_new_target(whole: Path, tmp_path: Path) -> None:
     sealed = read_json(next(out.glob("forecasts/*/forecast.json")))["seal"]["sealed_at"]
     assert sealed < read_json(out / "target" / "timing.json")["started_at"]
     assert numbers(out) == numbers(whole)
+
+
+def test_a_sealed_forecast_whose_target_has_begun_is_never_replaced(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    other = dataclasses.replace(recipe(), capability=dataclasses.replace(recipe().capability, seed=9))
+    with pytest.raises(UserError, match="a sealed forecast is never replaced"):
+        pipeline.run(other, out)
+    assert numbers(out)["forecasts/2/forecast.json"] == numbers(whole)["forecasts/2/forecast.json"]
+
+
+def test_data_that_a_run_began_with_is_kept_when_only_the_surroundings_changed(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Manifest.load(whole / "data")
+    now = pipeline.data_stage.stage_config(recipe().data)
+    changed = {"sources": {name: {"version": "another"} for name in now.fingerprint["sources"]}}
+    monkeypatch.setattr(pipeline.data_stage, "stage_config", lambda config: dataclasses.replace(now, fingerprint=changed))
+    kept = pipeline.data_config(recipe(), whole / "data")
+    assert pipeline.data_stage.STAGE.key(kept, {}) == before.key
+
+
+def test_rungs_that_were_given_up_are_not_tried_again(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "2" / "forecast.json",
+        {"exclusions": [{"name": "w8-s0", "why": pipeline.FAILED_TWICE}, {"name": "w6-s0", "why": "diverged"}]},
+    )
+    assert pipeline._given_up(tmp_path) == {"w8-s0"}
 
 
 def test_a_damaged_artifact_is_made_again(whole: Path, tmp_path: Path) -> None:

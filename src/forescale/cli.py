@@ -102,8 +102,8 @@ def run(words: Sequence[str]) -> int:
 
     try:
         pipeline.run(recipe, out)
-    except RuntimeError as error:
-        print(f"forescale: the run stopped: {error}", file=sys.stderr)
+    except pipeline.RunFailed as error:
+        print(f"forescale: {error}", file=sys.stderr)
         return 1
     return 0
 

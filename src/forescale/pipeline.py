@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json
+from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json, write_text
+from forescale.core.config import to_json
 from forescale.core.device import accelerators, cpus, has_compiler
 from forescale.core.errors import UserError
 from forescale.core.progress import duration, meter, say
 from forescale.data import prepare as data_stage
 from forescale.data import shards as shards_stage
+from forescale.data.config import DataStageConfig
 from forescale.data.shards import Shards, ShardsConfig
 from forescale.forecast import stage as forecast_stage
 from forescale.forecast.stage import ForecastConfig
@@ -31,7 +33,13 @@ from forescale.model.scaling import RunPlan
 from forescale.recipes import Recipe
 from forescale.report import page as report_stage
 from forescale.tokenizer import stage as tokenizer_stage
-from forescale.tokenizer.bpe import check_vocabulary
+from forescale.tokenizer.bpe import Tokenizer, check_vocabulary
+
+FAILED_TWICE = "its process failed twice"
+
+
+class RunFailed(RuntimeError):
+    """The run itself failed, though its input was right. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,12 @@ def run(recipe: Recipe, out_dir: Path) -> Path:
     inputs = {"data": data, "tokenizer": tokenizer, "shards": shards}
     finished, exclusions = train_ladder(recipe, plan, inputs, out_dir / "rungs")
     forecasts = seal_forecasts(recipe, plan, finished, exclusions, out_dir / "forecasts")
-    train_target(recipe, plan, {**inputs, "forecast": forecasts[0]}, out_dir / "target")
+    try:
+        train_target(recipe, plan, {**inputs, "forecast": forecasts[0]}, out_dir / "target")
+    except RunFailed:
+        # A target that failed is part of what a report has to show.
+        make_report(recipe, out_dir)
+        raise
     report = make_report(recipe, out_dir)
     say(f"report: {report}  ({duration(time.monotonic() - started)} in all)")
     return report
@@ -71,25 +84,17 @@ def run(recipe: Recipe, out_dir: Path) -> Path:
 
 def check(recipe: Recipe) -> None:
     """Raises UserError for a recipe that cannot run, before anything is downloaded or trained."""
-    if not recipe.target.compute > 0 or recipe.target.compute == float("inf"):
-        raise UserError(
-            f"the target's compute is {recipe.target.compute:g}; give a number of FLOPs above zero, such as 1e14."
-        )
     check_vocabulary(recipe.tokenizer.vocab_size)
     rungs_for(recipe.family, recipe.ladder, recipe.target.compute, 0.0)
-    model = recipe.family.plan_for(recipe.target.compute, 0.0).model
-    if model.image_tokens + 2 > model.sequence_length:
-        raise UserError(
-            f"a picture takes {model.image_tokens} tokens and does not fit a sequence of {model.sequence_length}; "
-            "use longer sequences, smaller pictures or larger patches."
-        )
+    recipe.family.plan_for(recipe.target.compute, 0.0)
 
 
 def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
     data, tokenizer, shards = out_dir / "data", out_dir / "tokenizer", out_dir / "shards"
-    make(data_stage.STAGE, data_stage.stage_config(recipe.data), {}, data)
+    make(data_stage.STAGE, data_config(recipe, data), {}, data)
     make(tokenizer_stage.STAGE, recipe.tokenizer, {"data": data}, tokenizer)
-    family = recipe.family
+    vocab_size = Tokenizer.load(tokenizer / "tokenizer.json").vocab_size
+    family = dataclasses.replace(recipe.family, vocab_size=vocab_size)
     # The longest run is the target's. Its pictures, not known yet, make it read less at its width but may make it the next
     # smaller width, which reads more: half as much again covers both.
     longest = family.plan_for(recipe.target.compute, 0.0)
@@ -101,6 +106,22 @@ def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
     )
     make(shards_stage.STAGE, config, {"data": data, "tokenizer": tokenizer}, shards)
     return data, tokenizer, shards
+
+
+def data_config(recipe: Recipe, data: Path) -> DataStageConfig:
+    """What the data stage is asked for now. Data that a run began with is kept, though the network came back or a package whose
+    docstrings were read was upgraded since: only the recipe or the user's own files change it."""
+    now = data_stage.stage_config(recipe.data)
+    if not (data / MANIFEST).is_file():
+        return now
+    before = Manifest.load(data).config
+    own = [source.name for source in recipe.data.sources if source.kind in ("folder", "jsonl", "parquet")]
+    found, had = (to_json(x)["sources"] for x in (now.fingerprint, before["fingerprint"]))
+    if before["config"] != to_json(now.config) or any(found[name] != had.get(name) for name in own):
+        return now
+    if found != had:
+        say(f"packs or packages changed since; this run goes on with the data it has (delete {data} to renew them).")
+    return DataStageConfig(now.config, before["fingerprint"])
 
 
 def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
@@ -117,7 +138,8 @@ def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
         target = dataclasses.replace(target, steps=target.steps + 1)
     if target.steps * target.batch_rows > len(shards.train):
         raise UserError(
-            f"the target reads {target.tokens} tokens but only {len(shards.train)} rows were laid out; delete {shards_dir}."
+            f"the target reads {target.tokens} tokens, more than the {len(shards.train)} rows laid out for it: the mixture holds "
+            "so many pictures that much smaller models are planned; give them less weight or use larger patches."
         )
     rungs = rungs_for(family, recipe.ladder, exact(target), images_per_token)
     return Plan(rungs, target, exact(target), images_per_token)
@@ -144,14 +166,26 @@ def train_ladder(
     on_cpu = accelerators() == 0
     workers = recipe.ladder.workers or (cpus() if on_cpu else accelerators())
     jobs = []
+    given_up = _given_up(out_dir.parent / "forecasts")
     for rung in plan.rungs:
+        if rung.name in given_up:
+            continue
         config = RungConfig(rung.name, rung.plan, rung.seed, 1, recipe.families, recipe.capability)
         jobs.append(Job(rung.name, rung_stage.STAGE, config, inputs, out_dir / rung.name, rung.plan.flops, rung.seed))
     train_jobs("ladder", jobs, workers, 1)
-    failed = tuple((job.name, _last_line(job.error)) for job in jobs if not job.done)
-    for name, why in failed:
-        say(f"  {name} failed twice and is excluded: {why}")
-    return {job.name: job.out_dir for job in jobs if job.done}, failed
+    for job in jobs:
+        if not job.done:
+            say(f"  {job.name} failed twice and is excluded: {_last_line(job.error)}")
+            given_up.add(job.name)
+    # One wording, whatever went wrong: it is part of the forecast's identity.
+    exclusions = tuple((name, FAILED_TWICE) for name in sorted(given_up))
+    return {job.name: job.out_dir for job in jobs if job.done}, exclusions
+
+
+def _given_up(forecasts: Path) -> set[str]:
+    """Rungs that a sealed forecast says were given up. They are not tried again: the forecast would be another one."""
+    sealed = [read_json(path) for path in forecasts.glob("*/forecast.json")]
+    return {e["name"] for forecast in sealed for e in forecast["exclusions"] if e["why"] == FAILED_TWICE}
 
 
 def seal_forecasts(
@@ -169,7 +203,13 @@ def seal_forecasts(
             exclusions=tuple(pair for pair in exclusions if pair[0] in within),
         )
         folder = out_dir / f"{cap:g}"
-        make(forecast_stage.STAGE, config, {name: path for name, path in rungs.items() if name in within}, folder)
+        inputs = {name: path for name, path in rungs.items() if name in within}
+        if _is_sealed_otherwise(config, inputs, folder) and (out_dir.parent / "target").is_dir():
+            raise UserError(
+                f"{folder} holds a sealed forecast whose target has begun, and these settings would make another one; a sealed "
+                "forecast is never replaced, so give another --out folder (or delete forecasts/ and target/ yourself)."
+            )
+        make(forecast_stage.STAGE, config, inputs, folder)
         sealed = read_json(folder / "forecast.json")
         low, high = sealed["loss"]["interval"]
         say(
@@ -180,27 +220,41 @@ def seal_forecasts(
     return folders
 
 
+def _is_sealed_otherwise(config: ForecastConfig, inputs: Mapping[str, Path], folder: Path) -> bool:
+    """Whether the folder holds a finished forecast that these settings would not make."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    return Manifest.load(folder).key != forecast_stage.STAGE.key(config, inputs)
+
+
 def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir: Path) -> None:
-    """The target, alone on the machine, watched against the forecast."""
+    """The target, alone on the machine, watched against the forecast. Raises RunFailed if it cannot be trained."""
+    # A target that was begun with another number of cores goes on with that number.
+    begun = out_dir / "run.json"
+    threads = read_json(begun)["threads"] if begun.is_file() else cpus()
     config = RungConfig(
-        "target", plan.target, recipe.target.seed, cpus(), recipe.families, recipe.capability, samples=True
+        "target", plan.target, recipe.target.seed, threads, recipe.families, recipe.capability, samples=True
     )
     job = Job("target", rung_stage.STAGE, config, inputs, out_dir, plan.target_flops, recipe.target.seed)
-    train_jobs("target", [job], 1, cpus())
+    train_jobs("target", [job], 1, threads)
     if job.error:
-        raise RuntimeError(job.error)
+        log = out_dir.with_name("target-error.txt")
+        write_text(log, job.error)
+        raise RunFailed(f"the target failed twice ({_last_line(job.error)}); {log} has the whole message.")
     result = read_json(out_dir / "result.json")
     if result["status"] != "ok":
-        raise UserError(
+        raise RunFailed(
             f"the target diverged ({result['notes'][0]}); lower the learning rates or look at {out_dir}/metrics.jsonl."
         )
     say(f"  target: loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per byte")
-    if result["alarm"]:
-        alarm = result["alarm"]
-        say(
-            f"  ALARM: from {alarm['since']:.0%} of the run on the loss was {alarm['direction']} "
-            f"({alarm['loss']:.3f}, not {alarm['low']:.3f} to {alarm['high']:.3f})"
-        )
+
+
+def say_alarm(alarm: Mapping[str, Any]) -> None:
+    seen = "not a number" if alarm["loss"] is None else f"{alarm['loss']:.3f}"
+    say(
+        f"  ALARM: from {alarm['since']:.0%} of the run on the loss is {alarm['direction']} "
+        f"({seen}, not {alarm['low']:.3f} to {alarm['high']:.3f})"
+    )
 
 
 def make_report(recipe: Recipe, out_dir: Path) -> Path:
@@ -241,13 +295,18 @@ def train_jobs(title: str, jobs: Sequence[Job], workers: int, threads: int) -> N
     say(f"{title} ...")
     started = time.monotonic()
     total = sum(job.weight for job in left)
+    alarmed: set[str] = set()
     with meter(title) as shown:
 
         def display(current: Sequence[Job], state: State) -> None:
             share = sum(job.weight * state.shares.get(job.name, 0.0) for job in current) / total
+            for name in [name for name in list(state.alarms) if name not in alarmed]:
+                alarmed.add(name)
+                shown.clear()
+                say_alarm(state.alarms[name])
             running = [
                 f"{name} {state.losses[name]:.3f}"
-                for name, part in state.shares.items()
+                for name, part in list(state.shares.items())
                 if part < 1 and name in state.losses
             ]
             shown.update(share, "loss " + ", ".join(running) if running else "")

@@ -77,6 +77,13 @@ def test_never_clears_a_folder_that_it_did_not_make(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_kill_at_the_very_start_does_not_jam_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "..stage.json.77.tmp").write_text("half")
+    counting("a", []).make(Config(), {}, tmp_path / "a")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir() if p.name != ".lock") == ["clock.txt", MANIFEST, "out.txt"]
+
+
 def test_a_killed_stage_keeps_its_leftovers_and_another_key_clears_them(tmp_path: Path) -> None:
     seen: list[bool] = []
 

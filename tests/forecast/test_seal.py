@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forescale.core.errors import CorruptArtifact, UserError
-from forescale.forecast.seal import check_seal, is_forecast, score, seal
+from forescale.forecast.seal import check_seal, seal
 
 PAYLOAD: dict[str, Any] = {
     "cap_ratio": 10.0,
@@ -67,7 +67,6 @@ def test_tampering_is_found(tmp_path: Path, edit: str) -> None:
         del sealed["seal"]
     with pytest.raises(CorruptArtifact):
         check_seal(sealed)
-    assert not is_forecast(sealed, "2031-01-01T00:00:00+00:00")
 
 
 def test_a_tampered_file_is_not_taken_for_the_same_forecast(tmp_path: Path) -> None:
@@ -76,32 +75,3 @@ def test_a_tampered_file_is_not_taken_for_the_same_forecast(tmp_path: Path) -> N
     path.write_text(path.read_text().replace(LATE, EARLY))
     with pytest.raises(CorruptArtifact):
         seal(PAYLOAD, path)
-
-
-def test_a_seal_younger_than_the_target_is_no_forecast(tmp_path: Path) -> None:
-    sealed = seal(PAYLOAD, tmp_path / "forecast.json", now=LATE)
-    assert is_forecast(sealed, "2030-01-02T00:00:01+00:00")
-    assert not is_forecast(sealed, LATE)
-    assert not is_forecast(sealed, EARLY)
-    assert not is_forecast(sealed, "yesterday")
-
-
-def test_score_shows_hits_and_misses(tmp_path: Path) -> None:
-    sealed = seal(PAYLOAD, tmp_path / "forecast.json", now=EARLY)
-    rows = [
-        {"family": "add", "id": name, "log_pass_rate": value} for name, value in (("a", -0.9), ("b", -1.3), ("c", -4.5))
-    ]
-    result = {"loss": 2.05, "loss_by_modality": {"text": 3.5}, "capability": rows}
-    scored = score(sealed, result, LATE)
-    assert scored["is_forecast"]
-    assert scored["relative_error"] == pytest.approx(2.0 / 2.05 - 1)
-    assert scored["inside_interval"] is True
-    assert scored["baseline_last_rung_error"] == pytest.approx(2.5 / 2.05 - 1)
-    assert scored["by_modality"]["text"]["inside_interval"] is False
-    easy, hard = scored["capability"]
-    assert easy["observed"] == pytest.approx(1.1)
-    assert easy["inside_interval"] is True
-    assert easy["error"] == pytest.approx(-0.1)
-    assert hard["inside_interval"] is None
-    assert hard["observed"] == pytest.approx(4.5)
-    assert score(sealed, result, EARLY)["is_forecast"] is False

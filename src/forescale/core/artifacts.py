@@ -230,12 +230,18 @@ class Stage:
                 seconds=round(time.perf_counter() - started, 3),
             )
             write_json(out_dir / MANIFEST, asdict(manifest))
-            (out_dir / IN_PROGRESS).unlink(missing_ok=True)
+            for path in out_dir.glob(".*"):
+                # Checkpoints and marks of work in progress; all of it is finished.
+                if path.is_file() and path.name != ".lock":
+                    path.unlink()
             return manifest
 
     def _clear_unless_resumable(self, out_dir: Path, key: str) -> None:
         """Leaves leftovers of the same key alone, removes any other artifact's, and touches nothing that is not ours."""
         progress, finished = out_dir / IN_PROGRESS, out_dir / MANIFEST
+        # A half-written temporary file is nobody's work: a kill may leave one in a folder that has nothing else yet.
+        for path in out_dir.glob(".*.tmp"):
+            path.unlink()
         others = [path for path in out_dir.iterdir() if path.name != ".lock"]
         if others and not progress.is_file() and not finished.is_file():
             raise UserError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import resource
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,12 +60,25 @@ def matmul_peak(device: torch.device, seconds: float = 1.0) -> float:
     return best
 
 
-def peak_memory_bytes(device: torch.device | None = None) -> int:
-    """The most memory this process has held: on the accelerator if it uses one, else its resident set."""
-    if device is not None and device.type == "cuda":
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts the count of `peak_memory_bytes` anew, where the system lets one: a worker makes one stage after another."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory this process has held since the last reset: on the accelerator if it uses one, else its resident set."""
+    if device.type == "cuda":
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -89,8 +89,8 @@ class DataConfig:
 class DataStageConfig:
     """What the data stage runs with, and is keyed by: the configuration, and what its sources were when it was asked.
 
-    `fingerprint` changes when the user's files, an installed package that is read, this package's data code, or what
-    could be downloaded changes. Made by `forescale.data.prepare.stage_config`.
+    `fingerprint` changes when the user's files, an installed package that is read, or what could be downloaded changes.
+    Made by `forescale.data.prepare.stage_config`.
     """
 
     config: DataConfig

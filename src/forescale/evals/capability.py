@@ -20,11 +20,14 @@ import torch
 import torch.nn.functional as F
 
 from forescale.core.documents import Image, Problem, Text
+from forescale.core.errors import UserError
 from forescale.data import curriculum
-from forescale.evals.sandbox import run_programs
+from forescale.evals.sandbox import Verdict, run_programs
 from forescale.generate.sample import Prompt, encode_parts, sample
 from forescale.model.multimodal import Model
 from forescale.tokenizer.bpe import Tokenizer
+
+TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class CapabilityConfig:
     samples: int = 8
     max_new_tokens: int = 96
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises UserError for counts that cannot be."""
+        if min(self.problems, self.samples, self.max_new_tokens) < 1:
+            raise UserError("capability.problems, samples and max_new_tokens must each be at least 1.")
 
 
 @torch.inference_mode()
@@ -110,14 +118,13 @@ def _executed(
     """Log of the summed probability of every distinct body that passed, and how many of the samples passed."""
     bodies: list[list[int]] = []
     owners: list[int] = []
-    room = len(model.cos_TC) - max(len(p.ids) for p in prompts)
     for start in range(0, len(prompts), 32):
         batch = [i for i in range(start, min(start + 32, len(prompts))) for _ in range(config.samples)]
         bodies += sample(
             model,
             [prompts[i] for i in batch],
             end_token=tokenizer.end,
-            max_new_tokens=min(config.max_new_tokens, room),
+            max_new_tokens=_room(model, prompts, config.max_new_tokens),
             seed=config.seed + start,
         )
         owners += batch
@@ -127,7 +134,7 @@ def _executed(
     programs = [
         (problems[i].as_document().text[: -len(problems[i].answer)] + tokenizer.decode(body)) for i, body in candidates
     ]
-    verdicts = run_programs([(program, problems[i].tests) for program, (i, _) in zip(programs, candidates)])
+    verdicts = _verdicts([(program, problems[i].tests) for program, (i, _) in zip(programs, candidates)])
     right = [candidate for candidate, verdict in zip(candidates, verdicts) if verdict.passed]
     for i, answer in enumerate(answers):
         if (i, tuple(answer)) not in set(right):
@@ -141,6 +148,16 @@ def _executed(
     return totals, list(counts)
 
 
+def _verdicts(programs: list[tuple[str, str]]) -> list[Verdict]:
+    """Those that ran out of time are run once more with ten times as much: a busy machine must not decide a pass rate."""
+    verdicts = run_programs(programs, timeout_seconds=TIMEOUT_SECONDS)
+    late = [i for i, verdict in enumerate(verdicts) if verdict.status == "timeout"]
+    again = run_programs([programs[i] for i in late], timeout_seconds=10 * TIMEOUT_SECONDS) if late else []
+    for i, verdict in zip(late, again):
+        verdicts[i] = verdict
+    return verdicts
+
+
 TEXT_OPENINGS = ("The ", "In the beginning ", "def __init__(self", "Paris\n\n", "import ")
 
 
@@ -151,7 +168,9 @@ def show(
     model.eval()
     size, places = model.config.image_size, model.config.image_tokens
     openings = [encode_parts((Text(text),), tokenizer, places, size) for text in TEXT_OPENINGS]
-    texts = sample(model, openings, end_token=tokenizer.end, max_new_tokens=80, temperature=0.7, seed=seed)
+    texts = sample(
+        model, openings, end_token=tokenizer.end, max_new_tokens=_room(model, openings, 80), temperature=0.7, seed=seed
+    )
     shown: list[dict[str, Any]] = [
         {
             "kind": "text",
@@ -166,7 +185,9 @@ def show(
     for family in families:
         problems = _problems(family, each, seed, size)
         prompts = [_encode(p, model, tokenizer) for p in problems]
-        completions = sample(model, prompts, end_token=tokenizer.end, max_new_tokens=48, temperature=0.0)
+        completions = sample(
+            model, prompts, end_token=tokenizer.end, max_new_tokens=_room(model, prompts, 48), temperature=0.0
+        )
         for problem, completion in zip(problems, completions):
             pictures = [part.pixels for part in problem.prompt if isinstance(part, Image)]
             shown.append(
@@ -180,6 +201,11 @@ def show(
                 }
             )
     return shown
+
+
+def _room(model: Model, prompts: Sequence[Prompt], wanted: int) -> int:
+    """`wanted` new tokens, or as many as the model's positions leave after the longest prompt."""
+    return max(1, min(wanted, len(model.cos_TC) - max(len(prompt.ids) for prompt in prompts)))
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -63,7 +63,7 @@ class Alarm:
 
     fraction: float
     since: float
-    loss: float
+    loss: float | None
     predicted: float
     low: float
     high: float
@@ -154,7 +154,7 @@ def _disagreement(combination: Combination, at: Points) -> float:
 
 @dataclass
 class Watcher:
-    """Follows one target run. `state()` is plain JSON; `Watcher.resume(band, state)` goes on from it after a restart.
+    """Follows one target run. After a restart, feed it the curve so far and go on.
 
     One alarm is raised for each exit: the run has to come back inside before it can raise another.
     """
@@ -191,7 +191,7 @@ class Watcher:
             if self.raised and self.side == "loss is not a number":
                 return None
             self.raised, self.side = True, "loss is not a number"
-            return Alarm(fraction, fraction, math.inf, at["predicted"], at["low"], at["high"], self.side)
+            return Alarm(fraction, fraction, None, at["predicted"], at["low"], at["high"], self.side)
         if fraction < self.warm_up or at["low"] <= loss <= at["high"]:
             self.outside, self.side, self.raised = [], "", False
             return None
@@ -203,19 +203,3 @@ class Watcher:
             return None
         self.raised = True
         return Alarm(fraction, self.outside[0][0], loss, at["predicted"], at["low"], at["high"], side)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "outside": [list(point) for point in self.outside],
-            "side": self.side,
-            "raised": self.raised,
-            "last_fraction": self.last_fraction,
-        }
-
-    @staticmethod
-    def resume(band: Band | Mapping[str, Any], state: Mapping[str, Any]) -> Watcher:
-        watcher = Watcher(band)
-        watcher.outside = [list(point) for point in state["outside"]]
-        watcher.side, watcher.raised = str(state["side"]), bool(state["raised"])
-        watcher.last_fraction = float(state["last_fraction"])
-        return watcher

@@ -44,10 +44,11 @@ class Job:
 
 @dataclass
 class State:
-    """What a display needs: share of each job done, by name, and the latest loss."""
+    """What a display needs, by name of the job: its share done, its latest loss, its first alarm."""
 
     shares: dict[str, float] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    alarms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 Display = Callable[[Sequence[Job], State], None]
@@ -59,9 +60,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, threads: int, display: Display |
     state = State()
     lock = threading.Lock()
     fatal: list[Exception] = []
+    active: dict[int, _Worker] = {}
 
     def serve(slot: int) -> None:
-        worker = _Worker(slot, threads)
+        worker = active[slot] = _Worker(slot, threads)
         try:
             while not fatal:
                 with lock:
@@ -93,6 +95,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, threads: int, display: Display |
             display(jobs, state)
         for slot in slots:
             slot.join(timeout=0.25)
+        if fatal:
+            # What stopped one (a full disk, say) will stop the others; what they have done is checkpointed.
+            for worker in active.values():
+                worker.kill()
     if display:
         display(jobs, state)
     if fatal:
@@ -118,6 +124,8 @@ class _Worker:
                 if kind == "progress":
                     done, total, loss = value
                     state.shares[job.name], state.losses[job.name] = done / total, loss
+                elif kind == "alarm":
+                    state.alarms.setdefault(job.name, value)
                 elif kind == "done":
                     return None
                 elif kind == "user-error":
@@ -138,12 +146,18 @@ class _Worker:
             before = dict(os.environ)
             os.environ.update(worker_environment(self.threads))
             try:
-                self.process = context.Process(target=_serve, args=(theirs, self.slot, self.threads), daemon=True)
+                self.process = context.Process(
+                    target=_serve, args=(theirs, self.slot, self.threads, os.getpid()), daemon=True
+                )
                 self.process.start()
             finally:
                 os.environ.clear()
                 os.environ.update(before)
         theirs.close()
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.is_alive():
+            self.process.kill()
 
     def stop(self) -> None:
         if self.pipe is not None:
@@ -157,9 +171,9 @@ class _Worker:
 _START_LOCK = threading.Lock()
 
 
-def _serve(pipe: Connection, slot: int, threads: int) -> None:
+def _serve(pipe: Connection, slot: int, threads: int, parent: int) -> None:
     """The child's life: receive a job, make it, say so."""
-    _die_with(os.getppid())
+    _die_with(parent)
     import signal
 
     import torch
@@ -176,11 +190,11 @@ def _serve(pipe: Connection, slot: int, threads: int) -> None:
             os.sched_setaffinity(0, {allowed[slot % len(allowed)]})
     last = 0.0
 
-    def report(done: int, total: int, loss: float) -> None:
+    def report(kind: str, value: Any) -> None:
         nonlocal last
-        if time.perf_counter() - last > 0.2 or done == total:
+        if kind != "progress" or time.perf_counter() - last > 0.2:
             last = time.perf_counter()
-            pipe.send(("progress", (done, total, loss)))
+            pipe.send((kind, value))
 
     set_report(report)
     while True:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from forescale.core.artifacts import Stage, read_json, utc_now, write_json, write_text
-from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device
+from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device, reset_peak_memory
 from forescale.data.shards import Shards
 from forescale.evals.capability import CapabilityConfig, measure, show
 from forescale.forecast.drift import Watcher
@@ -22,8 +22,8 @@ from forescale.tokenizer.bpe import Tokenizer
 from forescale.train.loop import Hooks, Progress, TrainingDiverged, save_model, should_compile, train
 from forescale.train.validate import repeat_loss, validate
 
-# Called with the steps done, the steps there are, and the current loss.
-Report = Callable[[int, int, float], None]
+# Called with ("progress", (steps done, steps there are, loss)) and ("alarm", the Alarm as a dict).
+Report = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,23 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     exact_flops = plan.model.run_flops(plan.tokens, shards.train.images_in(plan.steps * plan.batch_rows))
     peak = matmul_peak(device) if config.samples else None
     compiled = should_compile(plan, device)
-    started_at = _first_step(out_dir)
+    reset_peak_memory(device)
+    started_at, attempts = _first_step(out_dir)
     _describe(config, exact_flops, out_dir)
 
-    watcher = _watcher(inputs)
+    watcher = Watcher(read_json(inputs["forecast"] / "forecast.json")["band"]) if "forecast" in inputs else None
+    alarms: list[dict[str, Any]] = []
 
     def watch(point: dict[str, float]) -> None:
-        if watcher:
-            watcher.update(point["fraction"], point["loss"])
+        alarm = watcher.update(point["fraction"], point["loss"]) if watcher else None
+        if alarm:
+            alarms.append(dataclasses.asdict(alarm))
+            if _report:
+                _report("alarm", alarms[-1])
 
     def step(progress: Progress, loss: float) -> None:
         if _report:
-            _report(progress.step, plan.steps, loss)
+            _report("progress", (progress.step, plan.steps, loss))
 
     hooks = Hooks(evaluate=lambda model: validate(model, shards, config.watch_rows).loss, on_point=watch, on_step=step)
     notes: list[str] = []
@@ -99,6 +104,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
                 "seed": config.seed,
                 "compute": exact_flops,
                 "status": "failed",
+                "alarm": alarms[0] if alarms else None,
                 "notes": [str(error)],
             },
         )
@@ -106,7 +112,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
         return
     if progress.skipped:
         notes.append(f"{progress.skipped} steps were skipped for a loss or gradient that was not finite.")
-    alarm = _replay(inputs, progress)
+    alarm = alarms[0] if alarms else None
     _write_result(config, model, shards, tokenizer, progress, exact_flops, alarm, notes, out_dir)
     rate = progress.timed_flops / progress.timed_seconds if progress.timed_seconds else 0.0
     write_json(
@@ -123,6 +129,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             "threads": config.threads,
             "device": str(device),
             "compiled": compiled,
+            "attempts": attempts,
         },
     )
 
@@ -130,27 +137,12 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
 STAGE = Stage("rung", run_rung, volatile=frozenset({"metrics.jsonl", "timing.json"}))
 
 
-def _first_step(out_dir: Path) -> str:
-    """When this run began to train, kept over interruptions."""
+def _first_step(out_dir: Path) -> tuple[str, int]:
+    """When this run began to train, kept over interruptions, and which attempt this is."""
     path = out_dir / ".started.json"
-    if not path.is_file():
-        write_json(path, {"started_at": utc_now()})
-    return read_json(path)["started_at"]
-
-
-def _watcher(inputs: Mapping[str, Path]) -> Watcher | None:
-    if "forecast" not in inputs:
-        return None
-    return Watcher(read_json(inputs["forecast"] / "forecast.json")["band"])
-
-
-def _replay(inputs: Mapping[str, Path], progress: Progress) -> dict[str, Any] | None:
-    """The alarm of the whole curve, the part before an interruption included."""
-    watcher = _watcher(inputs)
-    alarm = None
-    for point in progress.curve if watcher else ():
-        alarm = alarm or watcher.update(point["fraction"], point["loss"])  # type: ignore[union-attr]
-    return dataclasses.asdict(alarm) if alarm else None
+    before: dict[str, Any] = read_json(path) if path.is_file() else {"started_at": utc_now(), "attempts": 0}
+    write_json(path, {**before, "attempts": before["attempts"] + 1})
+    return before["started_at"], before["attempts"] + 1
 
 
 def _describe(config: RungConfig, exact_flops: int, out_dir: Path) -> None:
@@ -172,6 +164,7 @@ def _describe(config: RungConfig, exact_flops: int, out_dir: Path) -> None:
             "sequence_length": plan.model.sequence_length,
             "flops": exact_flops,
             "flops_vision": exact_flops - plan.model.run_flops(plan.tokens, 0),
+            "threads": config.threads,
             "memory_bytes_estimate": plan.model.training_memory_bytes(plan.batch_tokens),
             "learning_rates": plan.peak_rates(),
             "learning_rate_factor": config.learning_rate_factor,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forescale.core.errors import UserError
-from forescale.model.scaling import Family, RunPlan
+from forescale.model.scaling import Family, RunPlan, check_budget
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Rung:
 
 def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_per_token: float) -> list[Rung]:
     """All runs of the ladder, smallest first. Raises UserError if a cap leaves fewer than three rungs."""
+    check_budget(target_flops)
+    if config.workers < 0 or config.rungs < 3:
+        raise UserError("a ladder needs at least 3 rungs, and 0 workers (one a core) or more.")
     if not config.caps or min(config.caps) <= 1:
         raise UserError(f"ladder caps must be above 1 (a rung is smaller than its target), got {config.caps}.")
     if config.spacing <= 1:

@@ -45,6 +45,35 @@ class Family:
     warmup_fraction: float = 0.05
     learning_rates: LearningRates = LearningRates()
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a family that has no members."""
+        for name in (
+            "vocab_size",
+            "sequence_length",
+            "image_size",
+            "patch_size",
+            "head_dim",
+            "min_depth",
+            "batch_tokens_base",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"the family's {name} is {getattr(self, name)}; it must be at least 1.")
+        if not (self.tokens_per_param > 0 and math.isfinite(self.tokens_per_param)):
+            raise UserError(f"the family's tokens_per_param is {self.tokens_per_param:g}; it must be a number above 0.")
+        if self.vision_depth < 0 or not 0 <= self.warmup_fraction < 1:
+            raise UserError(
+                "the family's vision_depth cannot be negative, and its warmup_fraction must be at least 0 and below 1."
+            )
+        for name, rate in vars(self.learning_rates).items():
+            if not (rate > 0 and math.isfinite(rate)):
+                raise UserError(f"the learning rate of the group {name} is {rate:g}; it must be a number above 0.")
+        model = self.shape(BASE_WIDTH)
+        if model.image_tokens + 2 > model.sequence_length:
+            raise UserError(
+                f"a picture takes {model.image_tokens} tokens and does not fit a sequence of {model.sequence_length}; "
+                "use longer sequences, smaller pictures or larger patches."
+            )
+
     def shape(self, width: int) -> ModelConfig:
         """The model of this width. Head size is fixed, the number of heads is even, so half as many keys and values."""
         pairs = max(1, math.floor(width / (2 * self.head_dim) + 0.5))
@@ -90,7 +119,13 @@ class Family:
 
         Raises UserError if the budget is below the smallest member.
         """
+        check_budget(flops)
         widths = self.widths()
+        if self.plan(widths[-1], images_per_token).flops < flops / 2:
+            raise UserError(
+                f"a budget of {flops:.3g} FLOPs is above the largest model of the family "
+                f"({self.plan(widths[-1], images_per_token).flops:.3g}); give less, or more tokens per parameter."
+            )
         if flops < self.plan(widths[0], images_per_token).flops / 2:
             raise UserError(
                 f"a budget of {flops:.3g} FLOPs is below the smallest model of the family "
@@ -109,6 +144,14 @@ class Family:
         """The widths that may be trained: finer where models are small, coarser as they grow."""
         small = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, *range(72, 257, 8)]
         return small + [64 * i for i in range(5, 65)]
+
+
+def check_budget(flops: float) -> None:
+    """Raises UserError for what is not a number of FLOPs."""
+    if not (flops > 0 and math.isfinite(flops)):
+        raise UserError(
+            f"a compute budget of {flops:g} FLOPs cannot be; give a finite number above zero, such as 1e14."
+        )
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from forescale.core.errors import UserError
 from forescale.data.config import Kind, SourceConfig
+from forescale.data.sources import JSONL_SUFFIXES, PARQUET_SUFFIXES
 from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
 from forescale.recipes.recipe import Recipe, TargetConfig
 
-KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".parquet": "parquet"}
+
+def kind_of(path: str) -> Kind:
+    """What a corpus is, by how its name ends."""
+    if path.endswith(JSONL_SUFFIXES):
+        return "jsonl"
+    return "parquet" if path.endswith(PARQUET_SUFFIXES) else "folder"
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,8 @@ class RunFlags:
     capability: CapabilityConfig
     out: Path | None = None
     """run folder (default: runs/RECIPE); the same folder again goes on where it stopped"""
-    corpus: tuple[str, ...] = ()
-    """your own text: folders, .jsonl or .parquet files, local or any fsspec path"""
+    corpus: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """your own data, repeatable: a local folder of text, or .jsonl or .parquet files anywhere that fsspec reads"""
     corpus_weight: float = 0.5
     """share of the mixture that goes to --corpus"""
 
@@ -44,9 +53,7 @@ class RunFlags:
             share = self.corpus_weight / len(self.corpus)
             rest = tuple(dataclasses.replace(s, weight=s.weight * (1 - self.corpus_weight)) for s in sources)
             own = tuple(
-                SourceConfig(
-                    f"corpus{i}" if i else "corpus", KINDS.get(Path(path).suffix, "folder"), path=path, weight=share
-                )
+                SourceConfig(f"corpus{i}" if i else "corpus", kind_of(path), path=path, weight=share)
                 for i, path in enumerate(self.corpus)
             )
             sources = (*own, *(s for s in rest if s.weight > 0))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from forescale import __version__
 from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, Stage, write_json, write_text
+from forescale.forecast.runs import Run, write_csv
 from forescale.report import figures, figures_law, figures_run, tables, words
 from forescale.report.collect import summarise
 from forescale.report.read import RunFolder, read
@@ -102,17 +101,13 @@ def samples(folder: RunFolder) -> list[Json]:
     return result
 
 
-def runs_csv(folder: RunFolder) -> str:
-    """The ladder's good runs in the form that `forescale forecast --runs` reads."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["compute", "loss", "params", "tokens", "seed", "name"])
-    for rung in folder.ladder:
-        result = rung.result
-        writer.writerow(
-            [rung.compute, result["loss"], result.get("params"), result.get("tokens"), rung.seed, rung.name]
-        )
-    return file.getvalue()
+def ladder_runs(folder: RunFolder) -> list[Run]:
+    """The ladder's good runs, for the file that `forescale forecast --runs` reads."""
+    return [
+        Run(r.name, r.compute, r.result["loss"], r.result.get("params"), r.result.get("tokens"), r.seed)
+        for r in folder.ladder
+        if r.compute is not None
+    ]
 
 
 def render(folder: RunFolder, summary: Json, drawings: Mapping[str, Drawing], commands: Mapping[str, str]) -> str:
@@ -164,7 +159,7 @@ def build(config: ReportConfig | Mapping[str, Any], inputs: Mapping[str, Path], 
     drawings = draw(folder, summary)
     for drawing in drawings.values():
         write_text(out_dir / "figures" / f"{drawing.name}.svg", drawing.svg)
-    write_text(out_dir / "runs.csv", runs_csv(folder))
+    write_csv(out_dir / "runs.csv", ladder_runs(folder))
     write_json(out_dir / "summary.json", summary)
     write_text(out_dir / "report.html", render(folder, summary, drawings, config.commands))
 
@@ -183,8 +178,8 @@ def redraw(run_dir: Path) -> Path:
     old: Json = {}
     if (out_dir / MANIFEST).is_file():
         old = Manifest.load(out_dir).config
-        (out_dir / MANIFEST).unlink()
         write_json(out_dir / IN_PROGRESS, {"stage": "report", "key": ""})
+        (out_dir / MANIFEST).unlink()
     config = {
         "run_dir": str(run_dir),
         "recipe": old.get("recipe") or run_dir.name,

@@ -81,6 +81,8 @@ class CompiledStep:
         self.block: Callable[..., torch.Tensor] = _run_block
         self.token_loss: Callable[..., torch.Tensor] = multimodal.token_loss
         if compiled:
+            # A worker trains one size after another, and dynamo gives up on a function after eight of them.
+            torch._dynamo.reset()
             self.block = torch.compile(_run_block, dynamic=False)
             self.token_loss = torch.compile(multimodal.token_loss, dynamic=False)
 
@@ -132,6 +134,10 @@ def train(
     model = Model(plan.model, image_token, seed).to(device)
     optimizer = Optimizer(model, plan)
     progress = _resume(out_dir, model, optimizer)
+    for point in progress.curve:
+        # Whoever watches sees the part before an interruption too.
+        if hooks.on_point:
+            hooks.on_point(point)
     forward = CompiledStep(model, compiled)
     points = curve_steps(plan.steps)
     flops_token, flops_image = plan.model.flops_per_token(), plan.model.flops_per_image()
@@ -166,7 +172,7 @@ def train(
                 progress.timed_seconds += seconds
             first = False
             tokens = progress.step * plan.batch_tokens
-            record = {
+            record: dict[str, Any] = {
                 "step": progress.step,
                 "tokens": tokens,
                 "compute": tokens * flops_token + progress.images * flops_image,
@@ -187,9 +193,9 @@ def train(
                     "compute": record["compute"],
                     "loss": value,
                 }
-                progress.curve.append(point)  # type: ignore[arg-type]
+                progress.curve.append(point)
                 if hooks.on_point:
-                    hooks.on_point(point)  # type: ignore[arg-type]
+                    hooks.on_point(point)
             if hooks.on_step:
                 hooks.on_step(progress, loss_value)
             if time.perf_counter() - last_save > checkpoint_seconds or progress.step == plan.steps:
