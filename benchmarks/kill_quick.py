@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from forescale.core.errors import UserError
 from tests.micro import numbers
 
 from forescale.core.artifacts import MANIFEST, verify, write_json
@@ -54,7 +55,7 @@ def main() -> None:
     for path in options.out.rglob(MANIFEST):
         try:
             verify(path.parent)
-        except ValueError as error:
+        except UserError as error:
             damaged.append(str(error))
     equal = numbers(options.out) == numbers(options.whole)
     leftovers = [str(p) for p in options.out.rglob("*.tmp")]

@@ -131,7 +131,9 @@ def test_data_that_a_run_began_with_is_kept_when_only_the_surroundings_changed(
     before = Manifest.load(whole / "data")
     now = pipeline.data_stage.stage_config(recipe().data)
     changed = {"sources": {name: {"version": "another"} for name in now.fingerprint["sources"]}}
-    monkeypatch.setattr(pipeline.data_stage, "stage_config", lambda config: dataclasses.replace(now, fingerprint=changed))
+    monkeypatch.setattr(
+        pipeline.data_stage, "stage_config", lambda config: dataclasses.replace(now, fingerprint=changed)
+    )
     kept = pipeline.data_config(recipe(), whole / "data")
     assert pipeline.data_stage.STAGE.key(kept, {}) == before.key
 

@@ -168,7 +168,9 @@ def _capability(folder: RunFolder) -> list[Json]:
                     "warnings": item.get("warnings") or [],
                 }
             )
-    return sorted(entries, key=lambda e: (str(e["family"]), str(e["bucket"]), e["cap_ratio"]))
+    # Buckets in the forecasts' own order, easiest first.
+    order = {bucket: i for i, bucket in enumerate(dict.fromkeys(e["bucket"] for e in entries))}
+    return sorted(entries, key=lambda e: (str(e["family"]), order[e["bucket"]], e["cap_ratio"]))
 
 
 def band_watch(band: Json, curve: list[Json]) -> Json:
