@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from forescale.core.errors import UserError
 from tests.micro import numbers
 
 from forescale.core.artifacts import MANIFEST, verify, write_json
+from forescale.core.errors import UserError
 
 
 def main() -> None:

@@ -82,7 +82,19 @@ def test_bad_input_is_one_sentence_and_status_2(
 
 
 def test_every_corpus_of_the_readmes_command_is_read() -> None:
-    words = "quick --corpus a --corpus b.jsonl.gz --corpus s3://c/d.parquet --corpus-weight 0.6 --out somewhere".split()
+    words = [
+        "quick",
+        "--corpus",
+        "a",
+        "--corpus",
+        "b.jsonl.gz",
+        "--corpus",
+        "s3://c/d.parquet",
+        "--corpus-weight",
+        "0.6",
+        "--out",
+        "somewhere",
+    ]
     recipe, out = cli._recipe("run", words)
     own = recipe.data.sources[:3]
     assert [(s.path, s.kind) for s in own] == [
