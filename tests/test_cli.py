@@ -82,27 +82,17 @@ def test_bad_input_is_one_sentence_and_status_2(
 
 
 def test_every_corpus_of_the_readmes_command_is_read() -> None:
-    words = [
-        "quick",
-        "--corpus",
-        "a",
-        "--corpus",
-        "b.jsonl.gz",
-        "--corpus",
-        "s3://c/d.parquet",
-        "--corpus-weight",
-        "0.6",
-        "--out",
-        "somewhere",
-    ]
+    own = ["a", "b.jsonl.gz", "s3://c/d.parquet"]
+    flags = [word for path in own for word in ("--corpus", path)]
+    words = ["quick", *flags, "--corpus-weight", "0.6", "--out", "somewhere"]
     recipe, out = cli._recipe("run", words)
-    own = recipe.data.sources[:3]
-    assert [(s.path, s.kind) for s in own] == [
+    first = recipe.data.sources[:3]
+    assert [(s.path, s.kind) for s in first] == [
         ("a", "folder"),
         ("b.jsonl.gz", "jsonl"),
         ("s3://c/d.parquet", "parquet"),
     ]
-    assert sum(s.weight for s in own) == pytest.approx(0.6)
+    assert sum(s.weight for s in first) == pytest.approx(0.6)
     assert sum(s.weight for s in recipe.data.sources) == pytest.approx(1.0)
     assert out == Path("somewhere")
 
