@@ -1,10 +1,10 @@
 """Watching the target run: the loss curve that the ladder predicts for it, a band, and an alarm.
 
-At each fixed fraction of a run the ladder's losses, against the runs' *final* compute, follow the same laws as the
-final loss (loss curves of one family collapse onto each other when compute and loss are normalised: Qiu et al. 2025,
-2507.02119). So each fraction is forecast like the final loss. The band's width comes from leave-future-out errors at
-neighbouring fractions, the noise between seeds, and a declared least width; an alarm needs `sustain` points in a row
-outside, all on one side.
+At each fixed fraction of a run, log loss against the logarithm of the runs' *final* compute is continued by a straight line
+through the ladder's upper end (loss curves of one family collapse onto each other when compute and loss are normalised: Qiu et al.
+2025, 2507.02119). One width serves all fractions: the error per decade that the same line made when it was drawn from the
+ladder's smaller sizes alone, shrunk to a declared prior, so that no fraction's band is narrow by luck. An alarm needs `sustain`
+points in a row outside, all on one side.
 """
 
 from __future__ import annotations
@@ -18,18 +18,7 @@ import numpy as np
 from scipy.stats import norm
 
 from forescale.core.errors import UserError
-from forescale.forecast.intervals import Combination, combine, cuts, decades, hindcasts
-from forescale.forecast.laws import (
-    Array,
-    Cells,
-    FittedLaw,
-    Points,
-    fit_floor,
-    fit_power,
-    fit_upper,
-    floor_grid,
-    make_cells,
-)
+from forescale.forecast.laws import Array, Cells, make_cells
 from forescale.forecast.runs import MINIMUM_COMPUTES, Run, group_by_compute
 
 DEFAULT_LEVEL = 0.98
@@ -42,9 +31,13 @@ WARM_UP = 0.04
 EARLY_WIDENING = 0.5
 """The band is wider by (1 + this x WARM_UP / fraction): early losses fall fast, and small shifts in time look like
 errors."""
-NEIGHBOURS = 3
-ERROR_PER_DECADE = 0.012
-ERROR_WEIGHT = 2.0
+MEMORY_DECADES = 0.65
+"""Sizes count for the line by exp(-their distance below the largest / this): the local exponent drifts along a ladder."""
+ERROR_PER_DECADE = 0.03
+ERROR_WEIGHT = 3.0
+"""The declared prior of the error of log loss per decade, and how many measured errors it weighs as much as."""
+FEW_SIZES = 3.0
+"""The width is multiplied by 1 + (this / sizes)^2: a line through three sizes is hardly held."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +73,25 @@ def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, lev
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     if not 0.5 <= level < 1:
         raise UserError(f"the band's level is {level:g}; it must be at least 0.5 and below 1.")
-    fitted = [(fraction, _fit(runs)) for fraction, runs in _by_fraction(curves)]
-    if not fitted:
+    fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves)]
+    if not fractions:
         raise UserError(
             "no fraction of a run has losses from three or more sizes, so there is no curve to watch against."
         )
     quantile = float(norm.ppf(0.5 + level / 2))
-    at = Points.of([target_compute])
+    records = [record for fraction, cells, _ in fractions if fraction >= WARM_UP for record in _hindsight(cells)]
+    errors, weights = [error for error, _ in records], [weight for _, weight in records]
+    # Fractions of one run err together, so they count as one measurement of each cut.
+    cuts = max(0, max(len(cells) for _, cells, _ in fractions) - MINIMUM_COMPUTES)
+    measured = float(np.average(np.square(errors), weights=weights)) if errors else 0.0
+    per_decade = math.sqrt((ERROR_WEIGHT * ERROR_PER_DECADE**2 + cuts * measured) / (ERROR_WEIGHT + cuts))
     points = []
-    for here, (fraction, combination) in enumerate(fitted):
-        near = fitted[max(0, here - NEIGHBOURS) : here + NEIGHBOURS + 1]
-        per_decade = math.sqrt(
-            (ERROR_WEIGHT * ERROR_PER_DECADE**2 + sum(c.per_decade**2 * c.cuts for _, c in near) / len(near))
-            / (ERROR_WEIGHT + sum(c.cuts for _, c in near) / len(near))
-        )
-        far = float(decades(target_compute, combination.largest)) ** 2 + 0.1
-        sigma = math.sqrt(combination.noise**2 + max(per_decade**2 * far, _disagreement(combination, at)))
+    for fraction, cells, deviation in fractions:
+        far = abs(math.log10(target_compute / float(cells.compute[-1])))
+        few = 1 + (FEW_SIZES / len(cells)) ** 2
+        sigma = math.hypot(few * per_decade * far, deviation or 0.0)
         half = max(LEAST_HALF_WIDTH, quantile * sigma) * (1 + EARLY_WIDENING * WARM_UP / max(fraction, WARM_UP / 4))
-        predicted = float(np.exp(combination.log_predict(at)[0]))
+        predicted = math.exp(_continued(cells, target_compute))
         points.append(
             {
                 "fraction": fraction,
@@ -129,27 +123,28 @@ def _by_fraction(curves: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[
     ]
 
 
-def _on_upper(cells: Cells) -> FittedLaw | None:
-    return fit_upper(cells) if len(cells) >= 5 else None
+def _continued(cells: Cells, compute: float) -> float:
+    """Log loss at `compute` on the line through log loss against log compute, the upper sizes weighing most."""
+    x = np.log10(cells.compute) - math.log10(float(cells.compute[-1]))
+    weights = np.sqrt(cells.count) * np.exp(x / MEMORY_DECADES)
+    slope, level = np.polyfit(x, np.log(cells.loss), 1, w=weights)
+    return float(level + slope * (math.log10(compute) - math.log10(float(cells.compute[-1]))))
 
 
-def _fit(runs: Sequence[Run]) -> Combination:
-    """The laws in compute at one fraction, weighed as for the final loss."""
-    cells, deviation = make_cells(runs)
-    fitters = [fit_power, _on_upper, _fit_floor]
-    laws = [law for law in (fitter(cells) for fitter in fitters) if law is not None]
-    records = hindcasts(cells, fitters, cuts(cells), lambda limit: cells.take(cells.compute <= limit))
-    return combine(laws, records, float(cells.compute[-1]), deviation, len(runs) - len(cells))
-
-
-def _fit_floor(cells: Cells) -> FittedLaw:
-    return fit_floor(cells, floors=floor_grid(cells, 40))
-
-
-def _disagreement(combination: Combination, at: Points) -> float:
-    centre = combination.log_predict(at)
-    squares = [w * (law.log_predict(at) - centre) ** 2 for law, w in zip(combination.laws, combination.weights)]
-    return float(np.sum(squares))
+def _hindsight(cells: Cells) -> list[tuple[float, float]]:
+    """Errors per decade of lines through the smaller sizes alone, at each of the sizes above them, and the weight of each: a line
+    through nearly all sizes says more of the one that will be drawn than a line through the smallest."""
+    errors = []
+    for known in range(MINIMUM_COMPUTES, len(cells)):
+        below = cells.take(np.arange(known))
+        for above in range(known, len(cells)):
+            compute = float(cells.compute[above])
+            away = math.log10(compute / float(below.compute[-1]))
+            # Very near sizes say more of noise than of distance.
+            error = (_continued(below, compute) - math.log(float(cells.loss[above]))) / max(away, 0.3)
+            short = math.log10(float(cells.compute[-1]) / float(below.compute[-1]))
+            errors.append((error, math.exp(-short / MEMORY_DECADES)))
+    return errors
 
 
 @dataclass
