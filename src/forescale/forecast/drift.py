@@ -83,7 +83,9 @@ def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, lev
     errors, weights = [error for error, _ in records], [weight for _, weight in records]
     # Fractions of one run err together, so they count as one measurement of each cut.
     cuts = max(0, max(len(cells) for _, cells, _ in fractions) - MINIMUM_COMPUTES)
-    measured = float(np.average(np.square(errors), weights=weights)) if errors else 0.0
+    # The spread about their mean: what they have in common is the bend at the ladder's lower end, which the target is past.
+    common = float(np.average(errors, weights=weights)) if errors else 0.0
+    measured = float(np.average(np.square(np.array(errors) - common), weights=weights)) if errors else 0.0
     per_decade = math.sqrt((ERROR_WEIGHT * ERROR_PER_DECADE**2 + cuts * measured) / (ERROR_WEIGHT + cuts))
     points = []
     for fraction, cells, deviation in fractions:
