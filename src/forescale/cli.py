@@ -58,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
+        import signal
+
+        # A second Ctrl-C while Python winds down would only print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nforescale: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 

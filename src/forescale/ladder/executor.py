@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -63,6 +64,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, threads: int, display: Display |
     active: dict[int, _Worker] = {}
 
     def serve(slot: int) -> None:
+        # Ctrl-C is the parent's to handle: processes that are started from this thread inherit its mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         worker = active[slot] = _Worker(slot, threads)
         try:
             while not fatal:
@@ -90,19 +93,28 @@ def run_jobs(jobs: Sequence[Job], workers: int, threads: int, display: Display |
     slots = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in range(min(workers, len(jobs)))]
     for slot in slots:
         slot.start()
-    while any(slot.is_alive() for slot in slots):
-        if display:
-            display(jobs, state)
-        for slot in slots:
-            slot.join(timeout=0.25)
-        if fatal:
-            # What stopped one (a full disk, say) will stop the others; what they have done is checkpointed.
-            for worker in active.values():
-                worker.kill()
+    try:
+        while any(slot.is_alive() for slot in slots):
+            if display:
+                display(jobs, state)
+            for slot in slots:
+                slot.join(timeout=0.25)
+            if fatal:
+                # What stopped one (a full disk, say) will stop the others; what they have done is checkpointed.
+                _kill(active)
+    except BaseException as error:
+        fatal.append(RuntimeError(f"stopped: {error}"))
+        _kill(active)
+        raise
     if display:
         display(jobs, state)
     if fatal:
         raise fatal[0]
+
+
+def _kill(workers: Mapping[int, _Worker]) -> None:
+    for worker in list(workers.values()):
+        worker.kill()
 
 
 class _Worker:
@@ -174,13 +186,10 @@ _START_LOCK = threading.Lock()
 def _serve(pipe: Connection, slot: int, threads: int, parent: int) -> None:
     """The child's life: receive a job, make it, say so."""
     _die_with(parent)
-    import signal
-
     import torch
 
     from forescale.ladder.rung import set_report
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
     else:
