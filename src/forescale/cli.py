@@ -22,7 +22,7 @@ usage: forescale <verb> ...        (forescale <verb> --help tells more)
   plan RECIPE    what a run will train and need, before anything starts
   runs           what the run folders hold
   forecast       a forecast from your own runs:  --runs my_runs.csv --target 1e21
-  report DIR     draw the report of a run folder again
+  report         draw the report of a run folder again:  --dir runs/quick
   data           the packs of text and pictures; fetch them, look into them
 
 example: forescale run quick --out runs/quick
