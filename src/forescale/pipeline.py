@@ -27,8 +27,8 @@ from forescale.forecast import stage as forecast_stage
 from forescale.forecast.stage import ForecastConfig
 from forescale.ladder import rung as rung_stage
 from forescale.ladder.executor import Job, State, run_jobs
-from forescale.ladder.rung import RungConfig
-from forescale.ladder.rungs import Rung, rungs_for, within_cap
+from forescale.ladder.rung import RungConfig, exact_flops
+from forescale.ladder.rungs import Rung, rungs_for, within_cap, worker_count
 from forescale.model.scaling import RunPlan
 from forescale.recipes import Recipe
 from forescale.report import page as report_stage
@@ -131,18 +131,15 @@ def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
     family = dataclasses.replace(recipe.family, vocab_size=shards.facts["vocab_size"])
     target = family.plan_for(recipe.target.compute, images_per_token)
 
-    def exact(plan: RunPlan) -> int:
-        return plan.model.run_flops(plan.tokens, shards.train.images_in(plan.steps * plan.batch_rows))
-
-    while exact(target) < recipe.target.compute:
+    while exact_flops(target, shards.train) < recipe.target.compute:
         target = dataclasses.replace(target, steps=target.steps + 1)
     if target.steps * target.batch_rows > len(shards.train):
         raise UserError(
             f"the target reads {target.tokens} tokens, more than the {len(shards.train)} rows laid out for it: the mixture holds "
             "so many pictures that much smaller models are planned; give them less weight or use larger patches."
         )
-    rungs = rungs_for(family, recipe.ladder, exact(target), images_per_token)
-    return Plan(rungs, target, exact(target), images_per_token)
+    flops = exact_flops(target, shards.train)
+    return Plan(rungs_for(family, recipe.ladder, flops, images_per_token), target, flops, images_per_token)
 
 
 def describe(plan: Plan) -> None:
@@ -163,8 +160,6 @@ def train_ladder(
     recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir: Path
 ) -> tuple[dict[str, Path], tuple[tuple[str, str], ...]]:
     """All rungs, side by side. Returns the folders of those that ended, and which were given up, with why."""
-    on_cpu = accelerators() == 0
-    workers = recipe.ladder.workers or (cpus() if on_cpu else accelerators())
     jobs = []
     given_up = _given_up(out_dir.parent / "forecasts")
     for rung in plan.rungs:
@@ -172,7 +167,7 @@ def train_ladder(
             continue
         config = RungConfig(rung.name, rung.plan, rung.seed, 1, recipe.families, recipe.capability)
         jobs.append(Job(rung.name, rung_stage.STAGE, config, inputs, out_dir / rung.name, rung.plan.flops, rung.seed))
-    train_jobs("ladder", jobs, workers, 1)
+    train_jobs("ladder", jobs, worker_count(recipe.ladder), 1)
     for job in jobs:
         if not job.done:
             say(f"  {job.name} failed twice and is excluded: {_last_line(job.error)}")
@@ -268,16 +263,17 @@ def make_report(recipe: Recipe, out_dir: Path) -> Path:
 def make(stage: Stage, config: Any, inputs: Mapping[str, Path], out_dir: Path) -> Manifest:
     """Makes one stage in this process and says so in a line."""
     started = time.monotonic()
-    fresh = not stage.is_done(config, inputs, out_dir)
-    if fresh:
-        say(f"{stage.name} ...")
+    if stage.is_done(config, inputs, out_dir):
+        say(f"{stage.name}: already there")
+        return Manifest.load(out_dir)
+    say(f"{stage.name} ...")
     try:
         manifest = stage.make(config, inputs, out_dir)
     except OSError as error:
         raise UserError(
             f"{stage.name}: {error.strerror or error} ({out_dir}); free space or mend the path and run again."
         ) from error
-    say(f"{stage.name}: {'done in ' + duration(time.monotonic() - started) if fresh else 'already there'}")
+    say(f"{stage.name}: done in {duration(time.monotonic() - started)}")
     return manifest
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from forescale.core.device import accelerators, cpus, matmul_peak, pick_device
+from forescale.core.device import cpus, matmul_peak, pick_device
 from forescale.core.progress import duration
-from forescale.ladder.rungs import LadderConfig, Rung, rungs_for
+from forescale.ladder.rungs import LadderConfig, Rung, rungs_for, worker_count
 from forescale.model.scaling import Family
 
 # Shares of the matrix-product peak that runs reached on two cores (docs/log.md): compiled target, uncompiled rung.
@@ -22,12 +22,11 @@ def estimate(family: Family, ladder: LadderConfig, target_flops: float) -> dict[
     target = family.plan_for(target_flops, IMAGES_PER_TOKEN)
     device = pick_device()
     peak = matmul_peak(device)
-    workers = ladder.workers or (accelerators() or cpus())
     ladder_flops = sum(rung.plan.flops for rung in rungs)
     # One core has its share of the machine's peak; one accelerator has all of its own.
     rung_rate = RUNG_UTILISATION * (peak if device.type == "cuda" else peak / cpus())
     # Heaviest first on `workers` workers: never longer than an even split plus the heaviest rung.
-    ladder_seconds = max(ladder_flops / workers, max(r.plan.flops for r in rungs)) / rung_rate
+    ladder_seconds = max(ladder_flops / worker_count(ladder), max(r.plan.flops for r in rungs)) / rung_rate
     target_seconds = target.flops / (TARGET_UTILISATION * peak)
     return {
         "device": str(device),

@@ -13,7 +13,7 @@ import torch
 
 from forescale.core.artifacts import Stage, read_json, utc_now, write_json, write_text
 from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device, reset_peak_memory
-from forescale.data.shards import Shards
+from forescale.data.shards import Rows, Shards
 from forescale.evals.capability import CapabilityConfig, measure, show
 from forescale.forecast.drift import Watcher
 from forescale.model.multimodal import Model
@@ -53,6 +53,11 @@ def set_report(report: Report | None) -> None:
     _report = report
 
 
+def exact_flops(plan: RunPlan, rows: Rows) -> int:
+    """FLOPs of this run on these rows, with the pictures that they really hold."""
+    return plan.model.run_flops(plan.tokens, rows.images_in(plan.steps * plan.batch_rows))
+
+
 def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
     """Stage `rung`: inputs `data`, `tokenizer`, `shards`, and for a watched target `forecast`."""
     device = pick_device()
@@ -61,12 +66,12 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     plan = config.plan
     shards = Shards(inputs["shards"], inputs["data"])
     tokenizer = Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
-    exact_flops = plan.model.run_flops(plan.tokens, shards.train.images_in(plan.steps * plan.batch_rows))
+    flops = exact_flops(plan, shards.train)
     peak = matmul_peak(device) if config.samples else None
     compiled = should_compile(plan, device)
     reset_peak_memory(device)
     started_at, attempts = _first_step(out_dir)
-    _describe(config, exact_flops, out_dir)
+    _describe(config, flops, out_dir)
 
     watcher = Watcher(read_json(inputs["forecast"] / "forecast.json")["band"]) if "forecast" in inputs else None
     alarms: list[dict[str, Any]] = []
@@ -102,7 +107,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             {
                 "name": config.name,
                 "seed": config.seed,
-                "compute": exact_flops,
+                "compute": flops,
                 "status": "failed",
                 "alarm": alarms[0] if alarms else None,
                 "notes": [str(error)],
@@ -113,7 +118,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     if progress.skipped:
         notes.append(f"{progress.skipped} steps were skipped for a loss or gradient that was not finite.")
     alarm = alarms[0] if alarms else None
-    _write_result(config, model, shards, tokenizer, progress, exact_flops, alarm, notes, out_dir)
+    _write_result(config, model, shards, tokenizer, progress, flops, alarm, notes, out_dir)
     rate = progress.timed_flops / progress.timed_seconds if progress.timed_seconds else 0.0
     write_json(
         out_dir / "timing.json",
@@ -145,7 +150,7 @@ def _first_step(out_dir: Path) -> tuple[str, int]:
     return before["started_at"], before["attempts"] + 1
 
 
-def _describe(config: RungConfig, exact_flops: int, out_dir: Path) -> None:
+def _describe(config: RungConfig, flops: int, out_dir: Path) -> None:
     plan = config.plan
     write_json(
         out_dir / "run.json",
@@ -162,8 +167,8 @@ def _describe(config: RungConfig, exact_flops: int, out_dir: Path) -> None:
             "steps": plan.steps,
             "batch_tokens": plan.batch_tokens,
             "sequence_length": plan.model.sequence_length,
-            "flops": exact_flops,
-            "flops_vision": exact_flops - plan.model.run_flops(plan.tokens, 0),
+            "flops": flops,
+            "flops_vision": flops - plan.model.run_flops(plan.tokens, 0),
             "threads": config.threads,
             "memory_bytes_estimate": plan.model.training_memory_bytes(plan.batch_tokens),
             "learning_rates": plan.peak_rates(),
@@ -179,7 +184,7 @@ def _write_result(
     shards: Shards,
     tokenizer: Tokenizer,
     progress: Progress,
-    exact_flops: int,
+    flops: int,
     alarm: dict[str, Any] | None,
     notes: list[str],
     out_dir: Path,
@@ -199,7 +204,7 @@ def _write_result(
         {
             "name": config.name,
             "seed": config.seed,
-            "compute": exact_flops,
+            "compute": flops,
             "params": config.plan.model.params_active,
             "tokens": config.plan.tokens,
             "loss": validation.loss,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forescale.core.device import accelerators, cpus
 from forescale.core.errors import UserError
 from forescale.model.scaling import Family, RunPlan, check_budget
 
@@ -72,6 +73,11 @@ def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_
         seeds = config.seeds if plan.flops <= target_flops / 50 else config.seeds_large
         runs += [Rung(f"w{plan.model.width}-s{seed}", plan, seed) for seed in range(seeds)]
     return runs
+
+
+def worker_count(config: LadderConfig) -> int:
+    """How many runs train side by side: as asked, else one an accelerator, else one a core."""
+    return config.workers or accelerators() or cpus()
 
 
 def within_cap(compute: float, target_flops: float, cap: float) -> bool:
