@@ -27,7 +27,7 @@ from forescale.core.errors import UserError
 from forescale.data.images import fit_image
 from forescale.generate.sample import Prompt, place_images, sample
 from forescale.generate.score import Query, Scored, score
-from forescale.tokenizer.chat import Conversation, fill
+from forescale.tokenizer.chat import Templated, fill
 
 try:
     from lm_eval.api.instance import Instance
@@ -123,7 +123,7 @@ class ForescaleLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids; what precedes every document goes first unless `add_special_tokens` is False or it is a conversation."""
         begin = (
-            () if add_special_tokens is False or isinstance(string, Conversation) else self.text_tokenizer.roles.begin
+            () if add_special_tokens is False or isinstance(string, Templated) else self.text_tokenizer.roles.begin
         )
         return [*begin, *(i for i in self._encode(string, ()) if isinstance(i, int))]
 
@@ -133,7 +133,7 @@ class ForescaleLM(TemplateLM):
         Raises UserError if the text has another number of places.
         """
         tokenizer = self.text_tokenizer
-        if not isinstance(text, Conversation):
+        if not isinstance(text, Templated):
             self._say_unknown(text)
             pieces = text.split(PICTURE) if images else [text]
             self._check_places(len(pieces) - 1, images)
@@ -176,7 +176,7 @@ class ForescaleLM(TemplateLM):
 
     def _prompt(self, text: str, ids: Sequence[int | Image]) -> Prompt:
         """Of a text and its ids, with what precedes every document, unless a conversation brings it."""
-        begin = () if isinstance(text, Conversation) else self.text_tokenizer.roles.begin
+        begin = () if isinstance(text, Templated) else self.text_tokenizer.roles.begin
         whole = [*begin, *ids] or [self.prefix_token_id]
         return place_images(whole, self.text_tokenizer, self.model.config)
 
@@ -189,8 +189,8 @@ class ForescaleLM(TemplateLM):
                 begin, alone = (*begin[:-1], alone[0]), alone[1:]
             return place_images(begin, self.text_tokenizer, self.model.config), tuple(alone)
         kept, whole = context.rstrip(), context + continuation
-        if isinstance(context, Conversation):
-            kept, whole = Conversation(kept), Conversation(context + self._written(continuation))
+        if isinstance(context, Templated):
+            kept, whole = Templated(kept), Templated(context + self._written(continuation))
         ids = self._encode(kept, images)
         follows = self._encode(whole, images)[len(ids) :]
         return self._prompt(kept, ids), tuple(i for i in follows if isinstance(i, int))
@@ -246,7 +246,7 @@ class ForescaleLM(TemplateLM):
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> Conversation:
+    ) -> Templated:
         """A conversation as text: `MARK`, then what the template makes of it.
 
         A type of its own, which lm_eval passes on as it is, also through its caches.
@@ -266,7 +266,7 @@ class ForescaleLM(TemplateLM):
                 raise
             log.warning("The chat template takes no system message; it is left out.")
             text = fill(others, self.text_tokenizer, reply)
-        return Conversation(MARK + text + self._written(goes_on or ""))
+        return Templated(MARK + text + self._written(goes_on or ""))
 
     def _written(self, text: str) -> str:
         """What a person wrote, with the spellings of control tokens in it broken by marks."""

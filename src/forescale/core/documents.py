@@ -1,4 +1,4 @@
-"""Documents and problems: text and pictures in any order. The one form in which data enters forescale."""
+"""Documents, problems and conversations: text and pictures in any order. The one form in which data enters forescale."""
 
 from __future__ import annotations
 
@@ -32,6 +32,46 @@ class Message:
 
     role: str
     parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order. What a model is tuned on ends with an answer of the assistant's."""
+
+    id: str
+    source: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a model is asked: messages that end before its answer.
+
+    `category`: which of a policy's categories people say that it falls in; empty where nobody said.
+    """
+
+    id: str
+    source: str
+    messages: tuple[Message, ...]
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request and one answer to it."""
+
+    request: Request
+    answer: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Of two answers to a request the one that was preferred. `margin`: by how much, on the rater's scale (0: not said)."""
+
+    request: Request
+    chosen: str
+    rejected: str
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _encode_marked(text: str, pieces: _Pieces, tokenizer: Tokenizer, as_list: bo
     return out + (list(tokenizer.encode(plain)) if plain else [])
 
 
-class Conversation(str):
+class Templated(str):
     """Text that a chat template wrote, so that the control tokens in it are meant. No data can make its own text into one."""
 
     __slots__ = ()

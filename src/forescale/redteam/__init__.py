@@ -1,0 +1,1 @@
+"""Findings of human experts who attack a model, as data."""

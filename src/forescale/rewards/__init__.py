@@ -1,0 +1,1 @@
+"""Reward models, rubrics, judges, and rewards put together from them."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback: rollouts, advantages, PPO. A reward is a callable."""
