@@ -28,9 +28,10 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from forescale.checkpoints import gguf, huggingface
+from forescale.checkpoints.encoding import encode_parts
 from forescale.checkpoints.files import Checkpoint, load_checkpoint
 from forescale.core.documents import Image, Part, Text
-from forescale.generate.sample import encode_parts, sample
+from forescale.generate.sample import sample
 
 # Where pictures stand in each input: P a picture, t a text.
 ORDERS = ("tPt", "Pt", "tP", "t", "PPt", "tPtPt", "tPPPPt", "PtPtP", "PP", "tPtPtPtP")

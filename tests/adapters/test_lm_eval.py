@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from forescale.checkpoints.encoding import encode_chat
 from forescale.checkpoints.files import load_checkpoint
 from forescale.core.documents import Image, Message, Text
 from forescale.core.errors import UserError
 from forescale.evals.examine import examine
 from forescale.evals.task import Dataset, Item, Letters, Options, Solver, Task
-from forescale.generate.sample import encode_chat
 from forescale.model.multimodal import Model
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")

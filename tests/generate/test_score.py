@@ -11,9 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from forescale.checkpoints.encoding import Prompt
 from forescale.core.errors import UserError
 from forescale.generate import score as scoring
-from forescale.generate.sample import Prompt
 from forescale.generate.score import GROUP_COST, PASS_COST, Query, groups, score
 from forescale.model.config import ModelConfig
 from forescale.model.multimodal import Model

@@ -13,8 +13,9 @@ from forescale.core.errors import CorruptArtifact
 from forescale.data.shards import Shards
 from forescale.model.multimodal import Model
 from forescale.model.scaling import Family, RunPlan
-from forescale.train.loop import CHECKPOINT, Hooks, TrainingDiverged, curve_steps, train
+from forescale.train.loop import Hooks, TrainingDiverged, curve_steps, train
 from forescale.train.optim import Optimizer, orthogonalise
+from forescale.train.state import STATE
 from forescale.train.validate import repeat_loss, validate
 
 CPU = torch.device("cpu")
@@ -76,7 +77,7 @@ def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(
 def test_a_damaged_checkpoint_is_named(shards: Shards, tmp_path: Path) -> None:
     plan = small_plan(shards, 3)
     run(shards, plan, tmp_path)
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / STATE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CorruptArtifact, match="delete it to train this run from the start"):
         run(shards, plan, tmp_path)

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from PIL import Image as Pillow
 
+from forescale.checkpoints.encoding import Prompt, place_images
 from forescale.checkpoints.files import load_checkpoint
 from forescale.core.device import pick_device
 from forescale.core.documents import Image
 from forescale.core.errors import UserError
 from forescale.data.images import fit_image
-from forescale.generate.sample import Prompt, place_images, sample
+from forescale.generate.sample import sample
 from forescale.generate.score import Query, Scored, score
 from forescale.tokenizer.chat import Templated, fill
 
@@ -122,9 +123,7 @@ class ForescaleLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids; what precedes every document goes first unless `add_special_tokens` is False or it is a conversation."""
-        begin = (
-            () if add_special_tokens is False or isinstance(string, Templated) else self.text_tokenizer.roles.begin
-        )
+        begin = () if add_special_tokens is False or isinstance(string, Templated) else self.text_tokenizer.roles.begin
         return [*begin, *(i for i in self._encode(string, ()) if isinstance(i, int))]
 
     def _encode(self, text: str, images: Sequence[Image]) -> list[int | Image]:
@@ -244,9 +243,7 @@ class ForescaleLM(TemplateLM):
             )
         return template
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> Templated:
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> Templated:
         """A conversation as text: `MARK`, then what the template makes of it.
 
         A type of its own, which lm_eval passes on as it is, also through its caches.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from forescale.checkpoints.encoding import Prompt, encode_parts
 from forescale.core.documents import Image, Problem, Text
 from forescale.core.errors import UserError
 from forescale.data import curriculum
@@ -23,7 +24,7 @@ from forescale.evals import sight
 from forescale.evals.prompts import scored_prompt
 from forescale.evals.sandbox import run_programs_patiently
 from forescale.evals.task import Options, Task
-from forescale.generate.sample import Prompt, encode_parts, sample
+from forescale.generate.sample import sample
 from forescale.generate.score import Query, score
 from forescale.model.multimodal import Model
 from forescale.tokenizer.bpe import Tokenizer

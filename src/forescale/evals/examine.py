@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from forescale.checkpoints.encoding import Prompt
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.artifacts import resume_lines, write_text
 from forescale.core.documents import Image
@@ -16,7 +17,7 @@ from forescale.data.images import encode_png
 from forescale.evals.prompts import LETTER_ROOM, new_tokens, question, scored_prompt, shown, written_prompt
 from forescale.evals.scorers import JudgeFailed
 from forescale.evals.task import LETTERS, Dataset, Explain, Item, Letters, Options, Task
-from forescale.generate.sample import Prompt, sample
+from forescale.generate.sample import sample
 from forescale.generate.score import Query, Scored, score
 
 Row = dict[str, Any]

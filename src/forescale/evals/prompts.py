@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
 from forescale.core.documents import Image, Message, Part, Text
 from forescale.evals.task import LETTERS, Explain, Item, Letters, Options, Respond, Task
-from forescale.generate.sample import Prompt, encode_chat, encode_parts
 from forescale.model.config import ModelConfig
 from forescale.tokenizer.bpe import Tokenizer
 

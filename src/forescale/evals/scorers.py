@@ -6,17 +6,15 @@ that cannot be reached stops the exam, which goes on from there when it is back.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
-from forescale.core.errors import UserError
+from forescale.core.endpoint import JUDGE_KEY, JudgeFailed, JudgeUnreachable, endpoint_judge
 from forescale.evals.task import Item, Scorer
+
+__all__ = ["JUDGE_KEY", "JudgeFailed", "JudgeUnreachable", "endpoint_judge"]  # where judges of exams are looked for
+__all__ += ["Judge", "by_kind", "exact", "judged", "numeric"]
 
 # From a prompt to the judge's words.
 Judge = Callable[[str], str]
@@ -29,15 +27,6 @@ Is the answer to be judged right? Reply with one word, yes or no.
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+")
 _WHOLE = re.compile(rf"-?\s*[$€£¥]?\s*(?:{_NUMBER.pattern})\s*[%€]?")  # nothing but a number
 _SPACE = re.compile(r"\s+")
-JUDGE_KEY = "FORESCALE_JUDGE_KEY"
-
-
-class JudgeFailed(Exception):
-    """A judge's words are neither yes nor no."""
-
-
-class JudgeUnreachable(UserError):
-    """A judge did not answer, however often it was asked."""
 
 
 def exact(item: Item, completion: str) -> float:
@@ -100,37 +89,3 @@ def judged(judge: Judge) -> Scorer:
         return float(word.group(1) == "yes")
 
     return score
-
-
-def endpoint_judge(url: str, model: str, key: str = "", tries: int = 3, timeout_seconds: float = 60.0) -> Judge:
-    """A judge behind an OpenAI-compatible `/chat/completions`. `url` ends before that path, often with `/v1`.
-
-    Without `key`, the environment variable FORESCALE_JUDGE_KEY is the endpoint's key, if it is set; it is sent to that host
-    alone. Each failure is tried again after 1, 2, 4 ... seconds. Raises UserError for a URL that is not http(s); the judge raises
-    JudgeUnreachable when all tries failed.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"a judge's address must begin with http:// or https://, not {url!r}.")
-    key = (key or os.environ.get(JUDGE_KEY, "")).strip()
-
-    def judge(prompt: str) -> str:
-        body = {"model": model, "temperature": 0, "max_tokens": 8, "messages": [{"role": "user", "content": prompt}]}
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(
-            f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers, method="POST"
-        )
-        if key:
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
-        for attempt in range(tries):
-            try:
-                with urllib.request.urlopen(request, timeout=timeout_seconds) as reply:
-                    return str(json.load(reply)["choices"][0]["message"]["content"])
-            except (OSError, urllib.error.URLError, ValueError, KeyError, IndexError, TypeError) as error:
-                failure = error
-                if attempt + 1 < tries:
-                    time.sleep(2.0**attempt)
-        raise JudgeUnreachable(
-            f"the judge at {url} gave no answer ({failure}); what it has judged is kept, run again when it is back."
-        )
-
-    return judge

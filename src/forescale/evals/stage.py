@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
 from forescale.checkpoints.files import Checkpoint, find_checkpoint, load_checkpoint
 from forescale.core.artifacts import Stage, resume_lines, sha256_file, write_json
 from forescale.core.device import pick_device
@@ -26,7 +27,7 @@ from forescale.evals.exams.files import files_of
 from forescale.evals.sandbox import Sandbox
 from forescale.evals.suite import ExamsConfig, Planned
 from forescale.evals.task import Explain, Respond, Task, by_group, describe, spread
-from forescale.generate.sample import Prompt, encode_chat, encode_parts, sample
+from forescale.generate.sample import sample
 
 Json = dict[str, Any]
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokens.json")

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from forescale.checkpoints.encoding import Prompt
 from forescale.core.errors import UserError
-from forescale.generate.sample import Prompt
 from forescale.model.multimodal import Model
 from forescale.model.transformer import KVCache, Prefix
 

@@ -14,19 +14,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from forescale.core.artifacts import atomic_path
 from forescale.core.device import has_compiler
-from forescale.core.errors import CorruptArtifact
 from forescale.data.shards import Batch, Rows
 from forescale.model import multimodal
 from forescale.model.multimodal import Model
 from forescale.model.scaling import RunPlan
 from forescale.train.optim import Optimizer
+from forescale.train.state import STATE, corrupt, fill, load_state, open_metrics, save_state, weights
 
 MAX_SKIPPED = 10
 CURVE_POINTS = 40
@@ -141,7 +139,7 @@ def train(
     forward = CompiledStep(model, compiled)
     points = curve_steps(plan.steps)
     flops_token, flops_image = plan.model.flops_per_token(), plan.model.flops_per_image()
-    metrics = _open_metrics(out_dir / "metrics.jsonl", progress.step)
+    metrics = open_metrics(out_dir / "metrics.jsonl", progress.step)
     last_save, first = time.perf_counter(), True
     model.train()
     try:
@@ -208,43 +206,18 @@ def train(
     return model, progress
 
 
-CHECKPOINT = ".resume.safetensors"
-
-
 def _save(out_dir: Path, model: Model, optimizer: Optimizer, progress: Progress) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": value for name, value in optimizer.state_tensors().items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_path(out_dir / CHECKPOINT) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
+    save_state(out_dir / STATE, {"model": weights(model), "optimizer": optimizer.state_tensors()}, vars(progress))
 
 
 def _resume(out_dir: Path, model: Model, optimizer: Optimizer) -> Progress:
-    path = out_dir / CHECKPOINT
-    if not path.is_file():
+    state = load_state(out_dir / STATE)
+    if state is None:
         return Progress()
-    from safetensors import SafetensorError, safe_open
-
+    groups, facts = state
     try:
-        with safe_open(path, "pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-        tensors = load_file(path, device=str(model.device))
-        model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-        optimizer.load_state_tensors(
-            {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
-        )
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise CorruptArtifact(
-            f"{path} cannot be continued from ({error}); delete it to train this run from the start."
-        ) from error
-    return progress
-
-
-def _open_metrics(path: Path, steps: int) -> TextIO:
-    """The metrics file cut back to the first `steps` records, open for more."""
-    kept: list[str] = []
-    if steps and path.is_file():
-        kept = path.read_text().splitlines(keepends=True)[:steps]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept))
-    return path.open("a")
+        fill(model, groups["model"])
+        optimizer.load_state_tensors({name: t.to(model.device) for name, t in groups["optimizer"].items()})
+        return Progress(**facts)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise corrupt(out_dir / STATE, error) from error
