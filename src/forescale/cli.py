@@ -26,6 +26,7 @@ usage: forescale <verb> ...        (forescale <verb> --help tells more)
   eval MODEL     exams: text, pictures, code, calibration, knowledge; ours or a pretrained model
   import SOURCE  bring a pretrained model in: Hugging Face directory, GGUF file, or the pack smollm2
   export MODEL   take a model out: for transformers and vLLM, or as GGUF for llama.cpp
+  redteam        findings of human experts: import, list, export, verify, amend, retract
   data           the packs of text and pictures; fetch them, look into them
 
 example: forescale run quick --out runs/quick
@@ -243,6 +244,14 @@ def export(words: Sequence[str]) -> int:
     return 0
 
 
+def redteam(words: Sequence[str]) -> int:
+    from forescale.redteam.verb import Redteam
+    from forescale.redteam.verb import redteam as act
+
+    print(act(_parse(Redteam, words, "redteam")))
+    return 0
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "plan": plan,
@@ -252,6 +261,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": eval_,
     "import": import_,
     "export": export,
+    "redteam": redteam,
     "data": data,
 }
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import lzma
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +132,16 @@ def read_jsonl(path: str, options: RowOptions) -> Iterator[Document]:
 
     Raises UserError naming file and line if a line is not a document or its picture cannot be read.
     """
+    for file, where, value in json_lines(path):
+        yield from _row(value, file, where, options, True)
+
+
+def json_lines(path: str) -> Iterator[tuple[RemoteFile, str, Any]]:
+    """File, "path:line" and value of every line of JSON lines, in the files' order; compressed files are opened by their
+    suffix, blank lines are left out.
+
+    Raises UserError naming file and line if a line is not JSON or a file cannot be read.
+    """
     import fsspec
 
     for file in find_files(path, JSONL_SUFFIXES):
@@ -140,8 +152,8 @@ def read_jsonl(path: str, options: RowOptions) -> Iterator[Document]:
                 for number, line in enumerate(stream, 1):
                     if line.strip():
                         where = f"{file.path}:{number}"
-                        yield from _row(_parse_line(line, where), file, where, options, True)
-        except (OSError, EOFError) as error:
+                        yield file, where, _parse_line(line, where)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{file.path} cannot be read after line {number} ({error}); mend it.") from error
 
 
@@ -207,10 +219,10 @@ def _row(value: Any, file: RemoteFile, where: str, options: RowOptions, is_json:
         if len(given) != 1:
             raise UserError(f'{where}: each part must be {{"text": ...}} or {{"image": ...}}.')
         if "text" in given:
-            parts.append(Text(_text(given["text"], where)))
+            parts.append(Text(checked_text(given["text"], where)))
             continue
         try:
-            parts.append(Image(decode_image(_image_bytes(given["image"], file, is_json), options.image_size)))
+            parts.append(Image(decode_image(image_bytes(given["image"], file, is_json), options.image_size)))
         except (ValueError, OSError) as error:
             if options.skip_bad_images:
                 options.skipped_images += 1
@@ -224,7 +236,7 @@ def _row(value: Any, file: RemoteFile, where: str, options: RowOptions, is_json:
         yield Document(id=str(name) if name is not None else where.rpartition("/")[2], source="", parts=tuple(parts))
 
 
-def _text(value: Any, where: str) -> str:
+def checked_text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f'{where}: "text" must be a string, not {type(value).__name__}.')
     try:
@@ -235,7 +247,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _image_bytes(value: Any, file: RemoteFile, is_json: bool) -> bytes:
+def image_bytes(value: Any, file: RemoteFile, is_json: bool) -> bytes:
     """Bytes of a picture given as bytes, `{"bytes": ...}`, `{"path": ...}`, base64 (JSON) or a relative path.
 
     Raises ValueError or OSError if there are none.

@@ -43,7 +43,7 @@ __all__ = [
     "demonstrations",
     "evaluation",
 ]
-__all__ += ["judged", "label_of", "modality", "preferences", "ranked", "requests", "topic_of"]
+__all__ += ["judged", "label_of", "modality", "phrasing_of", "preferences", "ranked", "requests", "topic_of"]
 
 SOURCE = "world"
 HELD_OUT_OF = 5
@@ -157,6 +157,14 @@ def topic_of(request: Request) -> Topic:
     """Of a request of this world. Raises KeyError for another's."""
     _, kind, name, _ = request.id.split("/")
     return _by_name(kind)[name]
+
+
+def phrasing_of(request: Request) -> str:
+    """In which of the world's phrasings a request of its is asked."""
+    words = "".join(part.text for part in request.messages[-1].parts if isinstance(part, Text))
+    words = words.removeprefix(next(opener for opener in reversed(OPENERS) if words.startswith(opener)))
+    topic = topic_of(request)
+    return next(p for p in (PICTURE_PHRASINGS if topic.figure else PHRASINGS) if p.format(topic.name) == words)
 
 
 def modality(request: Request) -> str:
