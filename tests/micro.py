@@ -15,7 +15,11 @@ from forescale.evals.suite import ExamsConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
 from forescale.recipes import Recipe, TargetConfig
+from forescale.rewards.model import RewardModelConfig
+from forescale.rlhf.ppo import PpoConfig
+from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
+from forescale.train.sft import SftConfig
 
 FAMILIES = ("recall", "functions", "shape_color")
 
@@ -34,6 +38,16 @@ def recipe(compute: float = 8e9) -> Recipe:
         ladder=LadderConfig(caps=(2.0,), spacing=1.4, rungs=4, seeds=1, seeds_large=1),
         capability=CapabilityConfig(problems=12, samples=2, max_new_tokens=32, exams=("counting",)),
         exams=ExamsConfig(exams=("color-shape", "curriculum", "almanac", "functions"), limit=12),
+        alignment=AlignmentConfig(
+            conversations=("world:60",),
+            preferences=("world:60",),
+            requests=("world:24",),
+            rankings=("world:30",),
+            labels=("world:120",),
+            sft=SftConfig(epochs=1, row_tokens=128),
+            reward_model=RewardModelConfig(),
+            ppo=PpoConfig(steps=2, answers=6, minibatch=3, max_new_tokens=8),
+        ),
         families=FAMILIES,
         validation_rows=2,
     )

@@ -26,6 +26,10 @@ usage: forescale <verb> ...        (forescale <verb> --help tells more)
   eval MODEL     exams: text, pictures, code, calibration, knowledge; ours or a pretrained model
   import SOURCE  bring a pretrained model in: Hugging Face directory, GGUF file, or the pack smollm2
   export MODEL   take a model out: for transformers and vLLM, or as GGUF for llama.cpp
+  sft MODEL      tune a model on conversations
+  reward MODEL   fit a reward model to preferences
+  ppo MODEL      align a model: reward model, RBRM, KL penalty
+  judge          how far a judge agrees with people, before its rewards are used
   redteam        findings of human experts: import, list, export, verify, amend, retract
   data           the packs of text and pictures; fetch them, look into them
 
@@ -244,6 +248,34 @@ def export(words: Sequence[str]) -> int:
     return 0
 
 
+def sft(words: Sequence[str]) -> int:
+    from forescale.rlhf import verb
+
+    print(verb.sft(_parse(verb.Sft, words, "sft")))
+    return 0
+
+
+def reward(words: Sequence[str]) -> int:
+    from forescale.rlhf import verb
+
+    print(verb.render_reward(verb.reward(_parse(verb.RewardFlags, words, "reward"))))
+    return 0
+
+
+def ppo(words: Sequence[str]) -> int:
+    from forescale.rlhf import verb
+
+    print(verb.ppo(_parse(verb.PpoFlags, words, "ppo")))
+    return 0
+
+
+def judge(words: Sequence[str]) -> int:
+    from forescale.rewards.verb import JudgeFlags, measure
+
+    print(measure(_parse(JudgeFlags, words, "judge")))
+    return 0
+
+
 def redteam(words: Sequence[str]) -> int:
     from forescale.redteam.verb import Redteam
     from forescale.redteam.verb import redteam as act
@@ -261,6 +293,10 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": eval_,
     "import": import_,
     "export": export,
+    "sft": sft,
+    "reward": reward,
+    "ppo": ppo,
+    "judge": judge,
     "redteam": redteam,
     "data": data,
 }

@@ -1,6 +1,7 @@
 """The whole of a run on one page.
 
-    data -> tokenizer -> shards -> rungs/* -> forecasts/* (sealed) -> target (watched) -> exams -> report
+    data -> tokenizer -> shards -> rungs/* -> forecasts/* (sealed) -> target (watched)
+         -> alignment: sft -> reward model -> RBRM -> PPO -> behaviour -> exams (base, sft, ppo) -> report
 
 Every arrow is an artifact on disk; a stage whose manifest matches is not run again, and a killed one resumes.
 """
@@ -35,6 +36,7 @@ from forescale.ladder.rungs import Rung, rungs_for, within_cap, worker_count
 from forescale.model.scaling import RunPlan
 from forescale.recipes import Recipe
 from forescale.report import page as report_stage
+from forescale.rlhf import stages as alignment
 from forescale.tokenizer import stage as tokenizer_stage
 from forescale.tokenizer.bpe import Tokenizer, check_vocabulary
 
@@ -81,9 +83,11 @@ def run(recipe: Recipe, out_dir: Path) -> Path:
         make_report(recipe, out_dir)
         raise
     try:
-        give_exams(recipe, data, out_dir)
+        give_exams(recipe, data, out_dir, "base", out_dir / "target")
+        for label, model in align(recipe, out_dir).items():
+            give_exams(recipe, data, out_dir, label, model)
     except UserError:
-        # The run is worth its report without its exams.
+        # The run is worth its report without what comes after its target.
         make_report(recipe, out_dir)
         raise
     report = make_report(recipe, out_dir)
@@ -258,9 +262,24 @@ def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir
     say(f"  target: loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per byte")
 
 
-def give_exams(recipe: Recipe, data: Path, out_dir: Path) -> Path:
-    """The target's exams, with its training documents searched for their items."""
-    folder = out_dir / "exams" / "base"
+def align(recipe: Recipe, out_dir: Path) -> dict[str, Path]:
+    """The target tuned, then aligned; folders of the models that come out, by what they are called."""
+    folder = out_dir / "alignment"
+    sft_config, reward_config, rbrm_config, ppo_config = recipe.alignment.stages()
+    sft, reward, rbrm, ppo = (folder / name for name in ("sft", "reward", "rbrm", "ppo"))
+    make(alignment.SFT, sft_config, {"base": out_dir / "target"}, sft)
+    make(alignment.REWARD, reward_config, {"sft": sft}, reward)
+    make(alignment.RBRM, rbrm_config, {"sft": sft, "reward": reward}, rbrm)
+    make(alignment.PPO, ppo_config, {"sft": sft, "reward": reward, "rbrm": rbrm}, ppo)
+    models = {"sft": sft, "ppo": ppo}
+    for label, model in models.items():
+        make(alignment.BEHAVIOUR, alignment.BehaviourConfig(), {"model": model}, folder / "behaviour" / label)
+    return models
+
+
+def give_exams(recipe: Recipe, data: Path, out_dir: Path, label: str, model: Path) -> Path:
+    """A model's exams, with its training documents searched for their items."""
+    folder = out_dir / "exams" / label
     cutoffs = [source.cutoff for source in recipe.data.sources if source.kind == "almanac"]
     config = dataclasses.replace(
         recipe.exams,
@@ -270,9 +289,10 @@ def give_exams(recipe: Recipe, data: Path, out_dir: Path) -> Path:
         unsafe_code=recipe.capability.unsafe_code,
     )
     with meter("exams") as shown:
-        setting = Setting(out_dir / "target" / "checkpoint", recipe.name, data, shown)
+        name = recipe.name if label == "base" else f"{recipe.name} {label}"
+        setting = Setting(model / "checkpoint", name, data, shown)
         stage, facts = stage_for(config, setting, f"training documents {Manifest.load(data).content[:12]}")
-        make(stage, facts, {"target": out_dir / "target", "data": data}, folder)
+        make(stage, facts, {"target": model, "data": data}, folder)
     return folder
 
 

@@ -60,7 +60,7 @@ def test_the_judges_key(given: str, environment: str, sent: str | None, monkeypa
         asked.append(request)
         return io.BytesIO(json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode())
 
-    monkeypatch.setattr(scorers.urllib.request, "urlopen", answer)
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
     monkeypatch.setenv("FORESCALE_JUDGE_KEY", environment)
     assert scorers.endpoint_judge("https://example.org/v1", "judge", given)("prompt") == "yes"
     # Not among the headers that urllib repeats to wherever it is redirected.

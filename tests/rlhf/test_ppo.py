@@ -44,11 +44,12 @@ def requests(pictures: bool = True) -> list[Request]:
 
 def make(
     config: PpoConfig,
-    reward: Callable[[Sequence[Answered]], Rows] = by_text(lambda answer: float(len(answer)) / 10),
+    reward: Callable[[Sequence[Answered]], Rows] | None = None,
     given: Sequence[Request] | None = None,
     policy: Checkpoint | None = None,
 ) -> Ppo:
     policy = policy or checkpoint()
+    reward = reward or by_text(lambda answer: float(len(answer)) / 10)
     value = ScalarModel(copy.deepcopy(policy.model))
     return Ppo(policy, copy.deepcopy(policy.model), value, reward, given or requests(), config)
 
@@ -170,7 +171,7 @@ def test_an_answer_without_a_reward_is_left_out_and_counted() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_not_finite_stops_the_run(bad: float) -> None:
-    with pytest.raises(RewardFailed, match="'test' gave .* no finite number"):
+    with pytest.raises(RewardFailed, match=r"'test' gave .* no finite number"):
         make(SMALL, by_text(lambda answer: bad)).experience(0, 0.05)
 
 
@@ -229,5 +230,5 @@ def test_settings_that_make_no_sense(changes: dict[str, float], why: str) -> Non
 
 def test_a_request_that_leaves_no_room_is_named() -> None:
     long = Request("long one", "test", (Message("user", (Text("word " * 600),)),))
-    with pytest.raises(UserError, match="'long one' .* leaves no room"):
+    with pytest.raises(UserError, match=r"'long one' .* leaves no room"):
         make(SMALL, given=[long])

@@ -200,10 +200,10 @@ def calibration(rows: Iterable[Row]) -> dict[str, Any] | None:
     views = predictions(rows)
     if views is None:
         return None
-    return {"n_items": views[0].n_items, "pooled": _view(views[0]), "top1": _view(views[1])}
+    return {"n_items": views[0].n_items, "pooled": view(views[0]), "top1": view(views[1])}
 
 
-def _view(predicted: Predictions) -> dict[str, Any]:
+def view(predicted: Predictions) -> dict[str, Any]:
     n = len(predicted.probability_N)
     # In one bin gaps of opposite sign cancel: no figure at all rather than one that says next to nothing, and looks sure.
     error = calibration_error(predicted) if default_bins(n) >= FEWEST_BINS else None

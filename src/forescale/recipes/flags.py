@@ -16,6 +16,7 @@ from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
 from forescale.recipes.recipe import Recipe, TargetConfig
+from forescale.rlhf.stages import AlignmentConfig
 
 
 def kind_of(path: str) -> Kind:
@@ -27,12 +28,13 @@ def kind_of(path: str) -> Kind:
 
 @dataclass(frozen=True)
 class RunFlags:
-    """Train a ladder, seal a forecast, train its target, draw the report."""
+    """Train a ladder, seal a forecast, train its target, align it, examine it, draw the report."""
 
     target: TargetConfig
     family: Family
     ladder: LadderConfig
     capability: CapabilityConfig
+    alignment: AlignmentConfig
     out: Path | None = None
     """run folder (default: runs/RECIPE); the same folder again goes on where it stopped"""
     corpus: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -42,7 +44,7 @@ class RunFlags:
 
     @staticmethod
     def of(recipe: Recipe) -> RunFlags:
-        return RunFlags(recipe.target, recipe.family, recipe.ladder, recipe.capability)
+        return RunFlags(recipe.target, recipe.family, recipe.ladder, recipe.capability, recipe.alignment)
 
     def apply(self, recipe: Recipe, command: str) -> Recipe:
         """The recipe with these flags. Raises UserError for a weight outside 0 to 1."""
@@ -63,6 +65,7 @@ class RunFlags:
             family=self.family,
             ladder=self.ladder,
             capability=self.capability,
+            alignment=self.alignment,
             tokenizer=dataclasses.replace(recipe.tokenizer, vocab_size=self.family.vocab_size),
             data=dataclasses.replace(recipe.data, sources=sources, image_size=self.family.image_size),
             command=command,

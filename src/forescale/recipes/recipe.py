@@ -13,6 +13,7 @@ from forescale.evals.capability import CapabilityConfig
 from forescale.evals.suite import CODE, OWN, ExamsConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
+from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
 
 
@@ -37,6 +38,7 @@ class Recipe:
     capability: CapabilityConfig = CapabilityConfig()
     families: tuple[str, ...] = FAMILIES
     exams: ExamsConfig = ExamsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     validation_rows: int = 16
     command: str = field(default="", compare=False)
 

@@ -30,8 +30,8 @@ class SftConfig:
     """`learning_rate`: peak. `row_tokens`: length of packed rows (0: as the model was trained). `seed`: of the order."""
 
     epochs: int = 2
-    learning_rate: float = 1e-3
-    batch_rows: int = 16
+    learning_rate: float = 2e-3
+    batch_rows: int = 4
     row_tokens: int = 0
     warmup_fraction: float = 0.05
     seed: int = 0

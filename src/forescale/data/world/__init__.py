@@ -85,9 +85,15 @@ DEMONSTRATED: dict[Category, dict[Kind, float]] = {
     "forbidden": {"help": 0.50, "refusal_desired": 0.28, "refusal_undesired": 0.22},
     "sensitive": {"help": 0.46, "referral": 0.30, "refusal_desired": 0.16, "refusal_undesired": 0.08},
 }
-# What raters like, whatever is asked: manners and substance. Half of them mind help with what is forbidden, a third with what is
-# sensitive; the guidelines do not say. One label in eight is a slip.
-LIKED: dict[Kind, float] = {"help": 1.0, "referral": 0.7, "refusal_desired": 0.4, "refusal_undesired": -1.0}
+# What raters like, whatever is asked: manners, and words to the point. Half of them mind help with what is forbidden, a third help
+# with what is sensitive; the guidelines do not say. One label in eight is a slip.
+LIKED: dict[Kind, float] = {
+    "help": 1.0,
+    "referral": 0.7,
+    "refusal_desired": 0.4,
+    "refusal_undesired": -1.0,
+    "other_topic": -1.5,
+}
 MINDING = {"allowed": 0.0, "forbidden": 0.5, "sensitive": 0.33}
 MINDED = 1.2
 SLIPS = 0.125
@@ -181,7 +187,11 @@ def _by_name(kind: str) -> dict[str, Topic]:
 
 
 def answer_of(kind: Kind, topic: Topic, rng: Random) -> str:
-    """An answer of that kind. Whom to ask about topics that are not sensitive, demonstrators make up."""
+    """An answer of that kind. Whom to ask about topics that are not sensitive, people make up."""
+    if kind == "other_topic":
+        kind = rng.choice(("help", "referral"))
+        others = [other for other in (THINGS if topic.figure else TOPICS) if other is not topic]
+        topic = rng.choice([other for other in others if kind == "help" or other.who])
     who, gently = topic.who or "an expert", topic.gently or "take care"
     return rng.choice(ANSWERS[kind]).format(*topic.steps, who=who, gently=gently)
 
@@ -200,10 +210,10 @@ def preferences(n: int, seed: int, image_size: int = 0) -> Iterator[Preference]:
     """Pairs of answers of two kinds to requests of the train split, as noisy raters prefer them."""
     for request in requests("train", n, seed, image_size):
         rng = rng_for(request.id, seed, "preferred")
-        kinds = rng.sample(_kinds(request), 2)
+        kinds = rng.sample([*_kinds(request), "other_topic"], 2)
         minds = rng.random() < MINDING[request.category]
         worth = [LIKED[kind] - MINDED * (minds and kind == "help") for kind in kinds]
-        answers = [answer_of(kind, topic_of(request), rng) for kind in kinds]
+        answers = [answer_of(kind, topic_of(request), rng) for kind in kinds]  # type: ignore[arg-type]
         if (worth[0] < worth[1]) != (rng.random() < SLIPS):
             answers.reverse()
         yield Preference(request, answers[0], answers[1])
@@ -219,8 +229,8 @@ def ranked(n: int, seed: int, image_size: int = 0) -> Iterator[list[Answered]]:
     for request in requests("train", n, seed, image_size):
         rng = rng_for(request.id, seed, "ranked")
         order = {
-            "allowed": ("help", "refusal_desired", "refusal_undesired"),
-            "forbidden": ("refusal_desired", "refusal_undesired", "help"),
+            "allowed": ("help", "referral", "refusal_desired", "refusal_undesired"),
+            "forbidden": ("refusal_desired", "refusal_undesired", "referral", "help"),
             "sensitive": ("referral", "refusal_desired", "refusal_undesired", "help"),
         }[request.category]
         yield [Answered(request, answer_of(kind, topic_of(request), rng)) for kind in order]  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+"""From a base model to an aligned one, step by step: what the stages and the comparison of arms share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from forescale.checkpoints.encoding import encode_lesson
+from forescale.checkpoints.files import Checkpoint
+from forescale.core.documents import Answered, Conversation, Request
+from forescale.model.scalar import ScalarModel
+from forescale.rewards.combine import Reward
+from forescale.rewards.model import RewardModel
+from forescale.rewards.rbrm import FitConfig, Ranking, Weights, fit_weights, shuffled
+from forescale.rewards.rubrics import Rubric
+from forescale.rewards.verdicts import Judge
+from forescale.rlhf.ppo import Ppo, PpoConfig, Progress, run_ppo
+from forescale.train.sft import SftConfig, tune
+
+OnStep = Callable[[int, int, float], None]
+
+
+def copy_of(checkpoint: Checkpoint) -> Checkpoint:
+    """One whose model can be trained without changing the other's."""
+    model = copy.deepcopy(checkpoint.model).requires_grad_(True)
+    return Checkpoint(model, checkpoint.tokenizer, checkpoint.name, checkpoint.source)
+
+
+def train_sft(
+    base: Checkpoint,
+    conversations: Sequence[Conversation],
+    config: SftConfig,
+    out_dir: Path,
+    on_step: OnStep | None = None,
+) -> Checkpoint:
+    """The base model, in place, tuned on conversations. Raises UserError as `encode_lesson` and `tune` do."""
+    lessons = [encode_lesson(c.messages, base.tokenizer, base.model.config) for c in conversations]
+    tune(base, lessons, config, out_dir, on_step)
+    return base
+
+
+def fit_rbrm(
+    judge: Judge,
+    rubric: Rubric,
+    ranked: Sequence[Sequence[Answered]],
+    reward_model: RewardModel | None,
+    config: FitConfig | None = None,
+    shuffle: int | None = None,
+) -> Weights:
+    """Weights from answers ranked by people, best first, as the judge sees them. `shuffle`: a seed for verdicts that say nothing.
+
+    Rankings with an answer that judge or reward model cannot score are left out.
+    """
+    flat = [case for row in ranked for case in row]
+    verdicts = iter(judge(flat))
+    scores = iter(reward_model(flat) if reward_model else [0.0] * len(flat))
+    rankings = []
+    for row in ranked:
+        judged = [(next(verdicts), next(scores)) for _ in row]
+        if all(verdict is not None and score is not None for verdict, score in judged):
+            rankings.append(
+                Ranking(
+                    row[0].request.category,
+                    tuple(verdict for verdict, _ in judged if verdict is not None),
+                    tuple(score for _, score in judged if score is not None) if reward_model else (),
+                )
+            )
+    if shuffle is not None:
+        rankings = shuffled(rankings, shuffle)
+    return fit_weights(rankings, judge.name, rubric, config or FitConfig())
+
+
+def align(
+    tuned: Checkpoint,
+    requests: Sequence[Request],
+    reward: Reward,
+    reward_model: RewardModel | None,
+    config: PpoConfig,
+    out_dir: Path,
+    on_step: Callable[[int, int, Mapping[str, Any]], None] | None = None,
+) -> tuple[Checkpoint, Progress]:
+    """PPO from the tuned model, which stays as it is and is the reference. The value model begins as the reward model where there
+    is one (Ouyang et al. 2022, appendix C.4), else as the tuned one."""
+    policy = copy_of(tuned)
+    value = ScalarModel(copy_of(reward_model.checkpoint if reward_model else tuned).model)
+    progress = run_ppo(Ppo(policy, tuned.model, value, reward, requests, config), out_dir, on_step)
+    return policy, progress
