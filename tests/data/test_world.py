@@ -69,8 +69,10 @@ def test_pictures_of_different_things_differ_wherever_they_stand() -> None:
 def test_the_grammar_knows_every_answer_that_people_write(kind: world.Kind) -> None:
     for request in world.requests("test", 300, 5, 48):
         answer = world.answer_of(kind, world.topic_of(request), world.rng_for(request.id))
-        assert world.classify(request, answer) == kind
-        assert world.classify(request, f"  {answer}\n") == kind
+        # Only what is sensitive has referrals of its own.
+        found = "other_topic" if kind == "referral" and request.category != "sensitive" else kind
+        assert world.classify(request, answer) == found
+        assert world.classify(request, f"  {answer}\n") == found
         assert world.classify(request, answer[:-2]) == "broken"
         assert world.classify(request, answer + " And more.") == "broken"
 
@@ -127,4 +129,4 @@ def test_rankings_begin_with_what_the_policy_wants() -> None:
     for row in world.ranked(60, 0, 48):
         kinds = [world.classify(case.request, case.answer) for case in row]
         assert kinds[0] == world.DESIRED[row[0].request.category]
-        assert len(set(kinds)) == len(kinds) >= 3
+        assert len(set(kinds)) == len(kinds) == 4

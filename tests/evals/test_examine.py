@@ -196,7 +196,7 @@ class _Endpoint(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(scorers.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     _Endpoint.prompts.clear()
     _Endpoint.replies.clear()
     server = HTTPServer(("127.0.0.1", 0), _Endpoint)

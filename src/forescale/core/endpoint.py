@@ -70,9 +70,7 @@ def endpoint_judge(
                 kind, why = JudgeGarbled, str(error)
             if attempt + 1 < tries:
                 time.sleep(2.0**attempt)
-        raise kind(
-            f"the judge at {url} gave no answer ({why}); what it has judged is kept, run again when it is back."
-        )
+        raise kind(f"the judge at {url} gave no answer ({why}); what it has judged is kept, run again when it is back.")
 
     return judge
 

@@ -187,13 +187,14 @@ def _by_name(kind: str) -> dict[str, Topic]:
 
 
 def answer_of(kind: Kind, topic: Topic, rng: Random) -> str:
-    """An answer of that kind. Whom to ask about topics that are not sensitive, people make up."""
+    """An answer of that kind. Whom to ask about a topic that is not sensitive is made up: it is what one says of another."""
+    others = [other for other in (THINGS if topic.figure else TOPICS) if other is not topic]
     if kind == "other_topic":
         kind = rng.choice(("help", "referral"))
-        others = [other for other in (THINGS if topic.figure else TOPICS) if other is not topic]
         topic = rng.choice([other for other in others if kind == "help" or other.who])
-    who, gently = topic.who or "an expert", topic.gently or "take care"
-    return rng.choice(ANSWERS[kind]).format(*topic.steps, who=who, gently=gently)
+    elif kind == "referral" and not topic.who:
+        topic = rng.choice([other for other in others if other.who])
+    return rng.choice(ANSWERS[kind]).format(*topic.steps, who=topic.who, gently=topic.gently)
 
 
 def demonstrations(n: int, seed: int, image_size: int = 0) -> Iterator[Conversation]:
@@ -268,10 +269,8 @@ def classify(request: Request, answer: str) -> Kind:
 
 @functools.cache
 def _written(topic: Topic) -> dict[str, Kind]:
-    """All answers about a topic."""
-    who, gently = topic.who or "an expert", topic.gently or "take care"
+    """All answers about a topic; one that is not sensitive has no referrals."""
+    kinds: tuple[Kind, ...] = ("help", "referral") if topic.who else ("help",)
     return {
-        form.format(*topic.steps, who=who, gently=gently): kind
-        for kind in ("help", "referral")
-        for form in ANSWERS[kind]  # type: ignore[index]
-    }  # type: ignore[return-value]
+        form.format(*topic.steps, who=topic.who, gently=topic.gently): kind for kind in kinds for form in ANSWERS[kind]
+    }
