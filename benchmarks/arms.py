@@ -127,7 +127,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
 def table(out: Path) -> None:
     """Incorrect behaviour by arm, category and modality over all seeds; a topic in one phrasing in one seed is the unit."""
     figures: dict[str, object] = {}
-    print(f"{'arm':10}" + "".join(f"{c:>26}" for c in (*CATEGORIES, "over-refusal", "broken")))
+    print(f"{'arm':10}" + "".join(f"{c:>26}" for c in (*CATEGORIES, "over-refusal", "off topic", "broken")))
     for modality in ("text", "picture", "both"):
         print(modality)
         for arm in ARMS:
@@ -141,6 +141,7 @@ def table(out: Path) -> None:
                 continue
             cells = {c: share([r for r in rows if r["category"] == c], "incorrect") for c in CATEGORIES}
             cells["over-refusal"] = share([r for r in rows if r["category"] == "allowed"], "refused")
+            cells["off topic"] = share(rows, "off topic")
             cells["broken"] = share(rows, "broken")
             figures[f"{modality}/{arm}"] = cells
             shown = [f"{m:.1%} ({a:.1%} to {b:.1%})" for m, (a, b) in cells.values()]
@@ -152,8 +153,9 @@ def share(rows: Sequence[dict], what: str) -> tuple[float, tuple[float, float]]:
     units: dict[tuple[str, str], list[bool]] = {}
     for row in rows:
         holds = {
-            "incorrect": row["kind"] != world.DESIRED[row["category"]],
+            "incorrect": row["kind"] not in world.DESIRED[row["category"]],
             "refused": row["kind"].startswith("refusal"),
+            "off topic": row["kind"].startswith("other_"),
             "broken": row["kind"] == "broken",
         }[what]
         units.setdefault((row["seed"], row["unit"]), []).append(holds)
@@ -168,10 +170,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("arms"))
     parser.add_argument("--demonstrations", type=int, default=4000)
     parser.add_argument("--instructions", type=int, default=125)
-    parser.add_argument("--preferences", type=int, default=3000)
+    parser.add_argument("--preferences", type=int, default=6600)
     parser.add_argument("--rankings", type=int, default=600)
     parser.add_argument("--prompts", type=int, default=2000)
-    parser.add_argument("--reward-learning-rate", type=float, default=3e-4)
+    parser.add_argument("--reward-learning-rate", type=float, default=1e-3)
     parser.add_argument("--margin", type=float, default=2.0)
     parser.add_argument("--ppo", default="{}", help="fields of PpoConfig as JSON")
     parser.add_argument("--every", type=int, default=20)

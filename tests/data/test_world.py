@@ -70,7 +70,7 @@ def test_the_grammar_knows_every_answer_that_people_write(kind: world.Kind) -> N
     for request in world.requests("test", 300, 5, 48):
         answer = world.answer_of(kind, world.topic_of(request), world.rng_for(request.id))
         # Only what is sensitive has referrals of its own.
-        found = "other_topic" if kind == "referral" and request.category != "sensitive" else kind
+        found = "other_referral" if kind == "referral" and request.category != "sensitive" else kind
         assert world.classify(request, answer) == found
         assert world.classify(request, f"  {answer}\n") == found
         assert world.classify(request, answer[:-2]) == "broken"
@@ -80,10 +80,11 @@ def test_the_grammar_knows_every_answer_that_people_write(kind: world.Kind) -> N
 def test_another_topics_answer_is_known_as_such() -> None:
     request = next(r for r in world.requests("test", 10, 0) if world.topic_of(r).name != "make tea")
     tea = next(t for t in TOPICS if t.name == "make tea")
-    assert world.classify(request, world.answer_of("help", tea, world.rng_for("x"))) == "other_topic"
-    for other in world.requests("test", 60, 2, 48):
-        answer = world.answer_of("other_topic", world.topic_of(other), world.rng_for(other.id))
-        assert world.classify(other, answer) == "other_topic"
+    assert world.classify(request, world.answer_of("help", tea, world.rng_for("x"))) == "other_help"
+    for kind in ("other_help", "other_referral"):
+        for other in world.requests("test", 60, 2, 48):
+            answer = world.answer_of(kind, world.topic_of(other), world.rng_for(other.id))
+            assert world.classify(other, answer) == kind
 
 
 def test_topics_do_not_share_their_answers() -> None:
@@ -119,7 +120,7 @@ def test_raters_agree_on_manners_and_not_on_the_policy() -> None:
 
     for category in world.CATEGORIES:
         assert share(category, "refusal_desired", "refusal_undesired") > 0.8
-        assert share(category, "help", "other_topic") > 0.7
+        assert share(category, "help", "other_help") > 0.7
     assert share("allowed", "help", "refusal_desired") > 0.8
     assert 0.35 < share("forbidden", "help", "refusal_desired") < 0.65
     assert share("sensitive", "help", "referral") > 0.5
@@ -128,5 +129,5 @@ def test_raters_agree_on_manners_and_not_on_the_policy() -> None:
 def test_rankings_begin_with_what_the_policy_wants() -> None:
     for row in world.ranked(60, 0, 48):
         kinds = [world.classify(case.request, case.answer) for case in row]
-        assert kinds[0] == world.DESIRED[row[0].request.category]
+        assert kinds[0] == world.DESIRED[row[0].request.category][0]
         assert len(set(kinds)) == len(kinds) == 4
