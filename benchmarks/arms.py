@@ -29,7 +29,7 @@ from forescale.data.conversations import curriculum_conversations
 from forescale.evals.behaviour import behaviour, summary
 from forescale.rewards.combine import Sum
 from forescale.rewards.model import RewardModelConfig, load_reward_model, margins_of, train_reward_model
-from forescale.rewards.rbrm import FitConfig, Rbrm
+from forescale.rewards.rbrm import Rbrm
 from forescale.rewards.rubrics import load_rubric
 from forescale.rewards.rules import RulesJudge
 from forescale.rewards.verdicts import Verdict
@@ -81,18 +81,19 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
         *world.demonstrations(options.demonstrations, seed, size),
         *curriculum_conversations(options.instructions, seed, size),
     ]
-    sft_config = SftConfig(epochs=2, batch_rows=4, learning_rate=2e-3, seed=seed)
+    sft_config = SftConfig(seed=seed)
     if (out / "sft" / "checkpoint").is_dir():
         sft = load_checkpoint(out / "sft" / "checkpoint")
     else:
         (out / "sft").mkdir(exist_ok=True)
         sft = train_sft(base, lessons, sft_config, out / "sft", shown("sft"))  # type: ignore[arg-type]
         save_checkpoint(sft.model, sft.tokenizer, out / "sft" / "checkpoint")
+    if not (out / "sft.jsonl").is_file():
         measure("sft", sft)
     (out / "reward").mkdir(exist_ok=True)
     pairs = list(world.preferences(options.preferences, seed, size))
     kept = len(pairs) // 10
-    config = RewardModelConfig(learning_rate=options.reward_learning_rate, batch_pairs=16, seed=seed)
+    config = RewardModelConfig(seed=seed)
     if (out / "reward" / "reward.json").is_file():
         reward_model = load_reward_model(out / "reward")
     else:
@@ -104,7 +105,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
     print(f"seed {seed} reward model: {accuracy:.3f} of {kept} held-out pairs", flush=True)
     judge = RulesJudge(rubric)
     ranked = list(world.ranked(options.rankings, seed, size))
-    weights = fit_rbrm(judge, rubric, ranked, reward_model, FitConfig(margin=options.margin))
+    weights = fit_rbrm(judge, rubric, ranked, reward_model)
     weights.save(out / "rbrm.json")
     prompts: list[Request] = list(world.requests("train", options.prompts, seed, size))
     ppo = PpoConfig(**json.loads(options.ppo), seed=seed)
@@ -173,8 +174,6 @@ def main() -> None:
     parser.add_argument("--preferences", type=int, default=6600)
     parser.add_argument("--rankings", type=int, default=600)
     parser.add_argument("--prompts", type=int, default=2000)
-    parser.add_argument("--reward-learning-rate", type=float, default=1e-3)
-    parser.add_argument("--margin", type=float, default=2.0)
     parser.add_argument("--ppo", default="{}", help="fields of PpoConfig as JSON")
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--table", action="store_true")

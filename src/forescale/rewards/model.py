@@ -34,8 +34,8 @@ class RewardModelConfig:
     """`learning_rate`: peak. `batch_pairs`: pairs a step. `seed`: of the order."""
 
     epochs: int = 1
-    learning_rate: float = 3e-4
-    batch_pairs: int = 32
+    learning_rate: float = 1e-3
+    batch_pairs: int = 16
     warmup_fraction: float = 0.05
     seed: int = 0
 

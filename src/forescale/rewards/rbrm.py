@@ -34,7 +34,7 @@ class FitConfig:
     """`margin` by which the better answer of a pair should win; `l2`: strength of the pull to 0; `bound` of each weight, on the
     scale of the normalised reward model; `held_out`: share of rankings that only measure."""
 
-    margin: float = 1.0
+    margin: float = 2.0
     l2: float = 1e-3
     bound: float = 5.0
     held_out: float = 0.2

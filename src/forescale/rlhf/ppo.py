@@ -56,14 +56,14 @@ class PpoConfig:
 
     steps: int = 60
     answers: int = 64
-    minibatch: int = 32
-    epochs: int = 2
+    minibatch: int = 16
+    epochs: int = 1
     max_new_tokens: int = 48
     temperature: float = 1.0
-    learning_rate: float = 1e-4
-    value_learning_rate: float = 3e-4
+    learning_rate: float = 3e-4
+    value_learning_rate: float = 6e-4
     warmup: int = 5
-    beta: float = 0.05
+    beta: float = 0.15
     kl_target: float = 0.0
     kl_limit: float = 100.0
     gamma: float = 1.0

@@ -97,7 +97,7 @@ class AlignmentConfig:
 
     conversations: tuple[str, ...] = ("world:4000", "curriculum:125")
     """for SFT: world:N, curriculum:N of each family, encyclopedia:N, or files of messages"""
-    preferences: tuple[str, ...] = ("world:3000",)
+    preferences: tuple[str, ...] = ("world:6600",)
     """for the reward model: world:N, or files of pairs or rankings"""
     requests: tuple[str, ...] = ("world:2000",)
     """that PPO asks: world:N, or files"""
