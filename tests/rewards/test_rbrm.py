@@ -17,7 +17,7 @@ from tests.rewards.rubric import case, small
 
 from forescale.core.documents import Answered
 from forescale.core.errors import CorruptArtifact, UserError
-from forescale.rewards.rbrm import FitConfig, Ranking, Rbrm, Weights, fit_weights, shuffled
+from forescale.rewards.rbrm import FitConfig, Ranking, Rbrm, Weights, fit_weights
 from forescale.rewards.rubrics import Rubric
 from forescale.rewards.verdicts import CLASSES, Verdict
 
@@ -56,6 +56,19 @@ def test_a_known_ordering_is_found(rubric: Rubric) -> None:
         assert part["after"]["hinge"] < 0.03
         assert part["after"]["ordered"] == 1
     assert figures["held_out"]["after"]["interval"][0] < 1
+
+
+def shuffled(ranked: Sequence[Ranking], seed: int) -> list[Ranking]:
+    """The same rankings with each one's verdicts in a random order: what weights learn from labels that say nothing.
+
+    They need not be near 0: where 51 of 100 labels happen to favour a class, the hinge is least near the full margin.
+    """
+    rng = np.random.default_rng(seed)
+    out = []
+    for ranking in ranked:
+        verdicts = tuple(ranking.verdicts[i] for i in rng.permutation(len(ranking.verdicts)))
+        out.append(Ranking(ranking.category, verdicts, ranking.scores, ranking.ranks))
+    return out
 
 
 def test_shuffled_labels_teach_nothing(rubric: Rubric) -> None:

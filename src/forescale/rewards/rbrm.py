@@ -34,7 +34,7 @@ class FitConfig:
     """`margin` by which the better answer of a pair should win; `l2`: strength of the pull to 0; `bound` of each weight, on the
     scale of the normalised reward model; `held_out`: share of rankings that only measure."""
 
-    margin: float = 2.0
+    margin: float = 1.0
     l2: float = 1e-3
     bound: float = 5.0
     held_out: float = 0.2
@@ -160,19 +160,6 @@ def fit_weights(ranked: Sequence[Ranking], judge: str, rubric: Rubric, config: F
             )
             figures[part] = {"rankings": len(rankings), "before": before, "after": after}
     return Weights(dict(zip(names, w_F.tolist())), judge, rubric.sha256, config, figures)
-
-
-def shuffled(ranked: Sequence[Ranking], seed: int) -> list[Ranking]:
-    """The same rankings with each one's verdicts in a random order: what weights learn from labels that say nothing.
-
-    They need not be near 0: where 51 of 100 labels happen to favour a class, the hinge is least near the full margin.
-    """
-    rng = np.random.default_rng(seed)
-    out = []
-    for ranking in ranked:
-        verdicts = tuple(ranking.verdicts[i] for i in rng.permutation(len(ranking.verdicts)))
-        out.append(Ranking(ranking.category, verdicts, ranking.scores, ranking.ranks))
-    return out
 
 
 def _named(ranking: Ranking, rubric: Rubric) -> Ranking:

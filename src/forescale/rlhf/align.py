@@ -13,12 +13,15 @@ from forescale.core.documents import Answered, Conversation, Request
 from forescale.model.scalar import ScalarModel
 from forescale.rewards.combine import Reward
 from forescale.rewards.model import RewardModel
-from forescale.rewards.rbrm import FitConfig, Ranking, Weights, fit_weights, shuffled
+from forescale.rewards.rbrm import FitConfig, Ranking, Weights, fit_weights
 from forescale.rewards.rubrics import Rubric
 from forescale.rewards.verdicts import Judge
 from forescale.rlhf.ppo import Ppo, PpoConfig, Progress, run_ppo
 from forescale.train.sft import SftConfig, tune
 
+# By how many of the reward model's deviations the better answer of a pair should win: with one, what the RBRM adds is too little
+# to be learned beside it (docs/log.md).
+MARGIN = 2.0
 OnStep = Callable[[int, int, float], None]
 
 
@@ -46,10 +49,8 @@ def fit_rbrm(
     rubric: Rubric,
     ranked: Sequence[Sequence[Answered]],
     reward_model: RewardModel | None,
-    config: FitConfig | None = None,
-    shuffle: int | None = None,
 ) -> Weights:
-    """Weights from answers ranked by people, best first, as the judge sees them. `shuffle`: a seed for verdicts that say nothing.
+    """Weights from answers ranked by people, best first, as the judge sees them.
 
     Rankings with an answer that judge or reward model cannot score are left out.
     """
@@ -67,9 +68,7 @@ def fit_rbrm(
                     tuple(score for _, score in judged if score is not None) if reward_model else (),
                 )
             )
-    if shuffle is not None:
-        rankings = shuffled(rankings, shuffle)
-    return fit_weights(rankings, judge.name, rubric, config or FitConfig())
+    return fit_weights(rankings, judge.name, rubric, FitConfig(margin=MARGIN))
 
 
 def align(
