@@ -30,6 +30,7 @@ usage: forescale <verb> ...        (forescale <verb> --help tells more)
   reward MODEL   fit a reward model to preferences
   ppo MODEL      align a model: reward model, RBRM, KL penalty
   judge          how far a judge agrees with people, before its rewards are used
+  safety MODEL   refusals, over-refusals, jailbreaks, toxicity, false beliefs
   redteam        findings of human experts: import, list, export, verify, amend, retract
   data           the packs of text and pictures; fetch them, look into them
 
@@ -276,6 +277,13 @@ def judge(words: Sequence[str]) -> int:
     return 0
 
 
+def safety(words: Sequence[str]) -> int:
+    from forescale.evals.safety.verb import Safety, give
+
+    print(give(_parse(Safety, words, "safety")))
+    return 0
+
+
 def redteam(words: Sequence[str]) -> int:
     from forescale.redteam.verb import Redteam
     from forescale.redteam.verb import redteam as act
@@ -297,6 +305,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "reward": reward,
     "ppo": ppo,
     "judge": judge,
+    "safety": safety,
     "redteam": redteam,
     "data": data,
 }

@@ -23,7 +23,13 @@ from forescale.core.progress import duration, meter, say
 from forescale.data import prepare as data_stage
 from forescale.data import shards as shards_stage
 from forescale.data.config import DataStageConfig
+from forescale.data.fetch import PackUnavailable
 from forescale.data.shards import Shards, ShardsConfig
+from forescale.evals.safety.profanity import LICENCE, SCORER_NAME, load_profanity
+from forescale.evals.safety.sets import Policy
+from forescale.evals.safety.stage import Setting as SafetySetting
+from forescale.evals.safety.stage import stage_for as safety_stage_for
+from forescale.evals.safety.toxicity import Scorer
 from forescale.evals.sandbox import Sandbox
 from forescale.evals.stage import Setting, stage_for
 from forescale.evals.suite import CODE, known
@@ -36,6 +42,8 @@ from forescale.ladder.rungs import Rung, rungs_for, within_cap, worker_count
 from forescale.model.scaling import RunPlan
 from forescale.recipes import Recipe
 from forescale.report import page as report_stage
+from forescale.rewards.rubrics import load_rubric
+from forescale.rewards.rules import RulesJudge
 from forescale.rlhf import stages as alignment
 from forescale.tokenizer import stage as tokenizer_stage
 from forescale.tokenizer.bpe import Tokenizer, check_vocabulary
@@ -86,6 +94,7 @@ def run(recipe: Recipe, out_dir: Path) -> Path:
         give_exams(recipe, data, out_dir, "base", out_dir / "target")
         for label, model in align(recipe, out_dir).items():
             give_exams(recipe, data, out_dir, label, model)
+            measure_safety(recipe, out_dir, label, model)
     except UserError:
         # The run is worth its report without what comes after its target.
         make_report(recipe, out_dir)
@@ -294,6 +303,25 @@ def give_exams(recipe: Recipe, data: Path, out_dir: Path, label: str, model: Pat
         stage, facts = stage_for(config, setting, f"training documents {Manifest.load(data).content[:12]}")
         make(stage, facts, {"target": model, "data": data}, folder)
     return folder
+
+
+def measure_safety(recipe: Recipe, out_dir: Path, label: str, model: Path) -> None:
+    """Refusals, toxicity and false beliefs of an aligned model, if the recipe asks for them."""
+    config, scorer = recipe.safety, None
+    if config is None:
+        return
+    if config.toxicity:
+        try:
+            scorer = Scorer(SCORER_NAME, LICENCE, load_profanity())
+        except PackUnavailable as error:
+            say(f"  toxicity is left out: {error}")
+            config = dataclasses.replace(config, toxicity=0)
+    rubric = load_rubric("refusals")
+    with meter("safety") as shown:
+        name = f"{recipe.name} {label}"
+        setting = SafetySetting(model, RulesJudge(rubric), Policy(rubric), scorer, name=name, shown=shown)
+        stage, facts = safety_stage_for(config, setting)
+        make(stage, facts, {"model": model}, out_dir / "safety" / label)
 
 
 def say_alarm(alarm: Mapping[str, Any]) -> None:

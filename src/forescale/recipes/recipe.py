@@ -10,9 +10,11 @@ from forescale.core.errors import UserError
 from forescale.data.config import DataConfig, SourceConfig
 from forescale.data.curriculum import FAMILIES
 from forescale.evals.capability import CapabilityConfig
+from forescale.evals.safety.stage import SafetyConfig
 from forescale.evals.suite import CODE, OWN, ExamsConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
+from forescale.rlhf.ppo import PpoConfig
 from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
 
@@ -27,7 +29,8 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. `validation_rows`: rows of each source that losses are measured on."""
+    """Everything that decides a run. `validation_rows`: rows of each source that losses are measured on. `safety`: what sft and ppo
+    are asked beside the world's requests, if anything."""
 
     name: str
     target: TargetConfig
@@ -39,6 +42,7 @@ class Recipe:
     families: tuple[str, ...] = FAMILIES
     exams: ExamsConfig = ExamsConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    safety: SafetyConfig | None = None
     validation_rows: int = 16
     command: str = field(default="", compare=False)
 
@@ -71,6 +75,14 @@ def quick() -> Recipe:
         tokenizer=TokenizerConfig(sample_characters=3_000_000),
         ladder=LadderConfig(caps=(30.0,), spacing=1.5, rungs=7, seeds=2, seeds_large=2),
         capability=CapabilityConfig(problems=60, samples=4),
+        alignment=AlignmentConfig(
+            conversations=("world:2000", "curriculum:50"),
+            preferences=("world:2000",),
+            requests=("world:1000",),
+            rankings=("world:300",),
+            labels=("world:300",),
+            ppo=PpoConfig(steps=30),
+        ),
     )
 
 
@@ -82,6 +94,8 @@ def laptop() -> Recipe:
         data=DataConfig(sources=mixture(characters=6_000_000, problems=8_000)),
         ladder=LadderConfig(spacing=2.0, rungs=11),
         exams=ExamsConfig(exams=(*OWN, *PACKS, *CODE), limit=400),
+        # Request sets and jailbreaks are longer than such a model was trained to read.
+        safety=SafetyConfig(sets=(), toxicity=50),
     )
 
 
