@@ -2,7 +2,7 @@
 
     python -m benchmarks.hh_reward --model models/smollm2 --pairs ../shared/data/hh-rlhf/harmless-base-test.jsonl.gz --out hh
 
-Training and test pairs are parted by their request, so that no dialogue is on both sides; pairs longer than `--tokens` are left out.
+Training and test pairs are parted by their request, so that no dialogue is on both sides; longer ones are left out.
 """
 
 from __future__ import annotations
