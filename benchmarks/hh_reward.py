@@ -40,7 +40,8 @@ def main() -> None:
     train = [p for p in short if not held_out(p.request.id, 0.3)][: options.train]
     test = [p for p in short if held_out(p.request.id, 0.3)][: options.test]
     print(
-        f"{len(pairs)} pairs, {len(short)} of at most {options.tokens} tokens; {dict(counts)} dropped; train {len(train)}, test {len(test)}"
+        f"{len(pairs)} pairs, {len(short)} of at most {options.tokens} tokens, {dict(counts)} dropped; "
+        f"train {len(train)}, test {len(test)}"
     )
     options.out.mkdir(parents=True, exist_ok=True)
     config = RewardModelConfig(learning_rate=options.learning_rate, batch_pairs=8)

@@ -56,7 +56,7 @@ def give(options: Eval) -> tuple[Path, dict[str, Path]]:
         raise UserError("--exams names no exam; --list lists those there are.")
     config = ExamsConfig(**{f.name: getattr(options, f.name) for f in fields(ExamsConfig)})
     config = replace(config, **_of_the_run(options.model))
-    name = _name(options.model)
+    name = name_of(options.model)
     out = options.out or Path("exams") / name
     if options.against is not None:
         if options.against.resolve() == out.resolve():
@@ -66,7 +66,7 @@ def give(options: Eval) -> tuple[Path, dict[str, Path]]:
         setting = Setting(options.model, name, options.corpus, shown, strict=True)
         identity = corpus_identity(options.corpus) if options.corpus else ""
         stage, facts = stage_for(config, setting, identity)
-        _keep_others(out, stage.key(facts, {}))
+        keep_others(out, stage.key(facts, {}))
         if stage.is_done(facts, {}, out):
             say(f"{out} holds these results already.")
         stage.make(facts, {}, out)
@@ -78,7 +78,7 @@ def give(options: Eval) -> tuple[Path, dict[str, Path]]:
     return out, labels
 
 
-def _name(model: Path) -> str:
+def name_of(model: Path) -> str:
     """What a model is called: its folder, or the run's where that only says what it is."""
     folder = model.resolve()
     while folder.name in ("checkpoint", "target") and folder.parent != folder:
@@ -86,7 +86,7 @@ def _name(model: Path) -> str:
     return folder.name
 
 
-def _keep_others(out: Path, key: str) -> None:
+def keep_others(out: Path, key: str) -> None:
     """Raises UserError if the folder holds the results, finished or not, of other exams or another model."""
     begun = any(out.glob("items/*")) or any(out.glob(".*.jsonl"))
     marks = [out / name for name in (MANIFEST, IN_PROGRESS) if (out / name).is_file()]

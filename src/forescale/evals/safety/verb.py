@@ -17,7 +17,7 @@ from forescale.evals.safety.sets import Policy
 from forescale.evals.safety.stage import SafetyConfig, Setting, stage_for
 from forescale.evals.safety.table import render, render_comparison
 from forescale.evals.safety.toxicity import Scorer
-from forescale.evals.verb import _keep_others, _name
+from forescale.evals.verb import keep_others, name_of
 from forescale.rewards.agreement import agreement, require
 from forescale.rewards.labelled import PYRIT, load_labelled
 from forescale.rewards.rubrics import Rubric, load_rubric
@@ -62,7 +62,7 @@ def give(options: Safety) -> str:
     if options.model is None:
         raise UserError("name a model, before --sets: forescale safety MODEL --sets ...")
     config = SafetyConfig(**{f.name: getattr(options, f.name) for f in fields(SafetyConfig)})
-    name = _name(options.model)
+    name = name_of(options.model)
     out = options.out or Path("safety") / name
     if options.against is not None and options.against.resolve() == out.resolve():
         raise UserError(f"{out} is what the new results would replace; give them another --out.")
@@ -73,7 +73,7 @@ def give(options: Safety) -> str:
     with meter("safety") as shown:
         setting = Setting(options.model, judge, Policy(rubric), scorer, figures, name, shown, strict=True)
         stage, facts = stage_for(config, setting)
-        _keep_others(out, stage.key(facts, {}))
+        keep_others(out, stage.key(facts, {}))
         if stage.is_done(facts, {}, out):
             say(f"{out} holds these results already.")
         stage.make(facts, {}, out)
