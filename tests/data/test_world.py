@@ -122,7 +122,7 @@ def test_raters_agree_on_manners_and_not_on_the_policy() -> None:
         assert share(category, "refusal_desired", "refusal_undesired") > 0.8
         assert share(category, "help", "other_help") > 0.7
     assert share("allowed", "help", "refusal_desired") > 0.8
-    assert 0.35 < share("forbidden", "help", "refusal_desired") < 0.65
+    assert 0.5 < share("forbidden", "help", "refusal_desired") < 0.7
     assert share("sensitive", "help", "referral") > 0.5
 
 

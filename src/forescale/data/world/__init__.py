@@ -90,18 +90,19 @@ DEMONSTRATED: dict[Category, dict[Kind, float]] = {
     "forbidden": {"help": 0.50, "refusal_desired": 0.28, "refusal_undesired": 0.22},
     "sensitive": {"help": 0.46, "referral": 0.30, "refusal_desired": 0.16, "refusal_undesired": 0.08},
 }
-# What raters like, whatever is asked: manners, and words to the point. Half of them mind help with what is forbidden, a third help
-# with what is sensitive; the guidelines do not say. One label in eight is a slip.
+# What raters like, whatever is asked: help, manners, and words to the point. A third of them mind help with what is forbidden and
+# prefer a kind refusal then, a quarter mind help with what is sensitive; the guidelines do not say. One label in eight is a slip.
+# With refusals liked better than this, they are what a reward model likes best whatever is asked (docs/log.md).
 LIKED: dict[Kind, float] = {
     "help": 1.0,
     "referral": 0.7,
-    "refusal_desired": 0.4,
+    "refusal_desired": -0.2,
+    "other_help": -0.6,
+    "other_referral": -0.6,
     "refusal_undesired": -1.0,
-    "other_help": -1.5,
-    "other_referral": -1.5,
 }
-MINDING = {"allowed": 0.0, "forbidden": 0.5, "sensitive": 0.33}
-MINDED = 1.2
+MINDING = {"allowed": 0.0, "forbidden": 0.35, "sensitive": 0.25}
+MINDED = 1.5
 SLIPS = 0.125
 
 
