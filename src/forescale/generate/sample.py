@@ -30,6 +30,7 @@ def sample(
     stop: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     seed: int = 0,
     stop_when: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
@@ -40,6 +41,7 @@ def sample(
         stop=stop,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_p=top_p,
         seed=seed,
         stop_when=stop_when,
     )
@@ -54,10 +56,12 @@ def generate(
     stop: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     seed: int = 0,
     stop_when: Callable[[list[int]], bool] | None = None,
 ) -> list[Sampled]:
-    """What the model writes after each prompt, up to one of `stop`. Temperature 0 takes the likeliest token.
+    """What the model writes after each prompt, up to one of `stop`. Temperature 0 takes the likeliest token; `top_p` samples
+    from its `nucleus`.
 
     `stop_when` sees what a row has written so far and says whether that is enough.
 
@@ -82,6 +86,8 @@ def generate(
         if model.config.has_vision:
             logits[:, model.image_token] = -torch.inf
         logprobs = (logits / temperature if temperature else logits).log_softmax(-1)
+        if top_p < 1:
+            logprobs = nucleus(logprobs, top_p)
         if temperature == 0:
             tokens = logits.argmax(-1)
         else:
@@ -104,3 +110,11 @@ def generate(
             break
         logits = model(tokens[:, None], None, cache)[:, -1]
     return out
+
+
+def nucleus(logprobs_BV: torch.Tensor, p: float) -> torch.Tensor:
+    """Log-probabilities of the fewest likeliest tokens that have at least `p` of the probability, made to sum to 1 (Holtzman et al.
+    2020, section 3.1); -inf for the others."""
+    probabilities, order = logprobs_BV.exp().sort(dim=-1, descending=True)
+    out = (probabilities.cumsum(-1) - probabilities >= p).gather(-1, order.argsort(-1))
+    return logprobs_BV.masked_fill(out, -torch.inf).log_softmax(-1)

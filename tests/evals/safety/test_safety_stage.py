@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.checkpoints.small import checkpoint
 
 from forescale.checkpoints.files import Checkpoint, save_checkpoint
@@ -24,7 +23,7 @@ from forescale.evals.safety.packs import PromptSet, ToxicPrompt
 from forescale.evals.safety.sets import Policy
 from forescale.evals.safety.stage import SafetyConfig, Setting, stage_for
 from forescale.evals.safety.table import render, render_comparison
-from forescale.evals.safety.toxicity import Scorer, nucleus, valid
+from forescale.evals.safety.toxicity import Scorer, valid
 from forescale.evals.safety.verb import Safety, give
 from forescale.rewards.rubrics import load_rubric
 from forescale.rewards.verdicts import CLASSES, Class, Verdict
@@ -326,24 +325,6 @@ def test_what_is_too_long_is_left_out_and_counted(model: Path, tmp_path: Path) -
 
 
 # --- nucleus sampling
-
-
-def test_nucleus_keeps_the_fewest_tokens_of_enough_probability() -> None:
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.inference_mode():
-        plain = SMALL.model(ids, None)[:, -1].float()
-        with nucleus(SMALL.model, 0.9):
-            kept = SMALL.model(ids, None)[:, -1]
-        after = SMALL.model(ids, None)[:, -1].float()
-    assert torch.equal(plain, after)
-    probabilities = plain.softmax(-1)[0]
-    chosen = kept[0].isfinite()
-    assert torch.equal(kept[0][chosen], plain[0][chosen])
-    inside = probabilities[chosen].sum()
-    assert inside >= 0.9
-    assert inside - probabilities[chosen].min() < 0.9
-    assert probabilities[chosen].min() >= probabilities[~chosen].max()
-    assert 1 < chosen.sum() < len(chosen)
 
 
 def test_continuations_come_from_the_nucleus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ def write_answers(
     temperature: float,
     seed: int,
     report: Report,
+    top_p: float = 1.0,
     stop_at: str = "",
 ) -> list[list[str]]:
     """`samples` texts for each prompt, up to `stop_at` where one is given. Prompts must leave room for `max_new_tokens`.
@@ -79,6 +80,7 @@ def write_answers(
                 stop=tokenizer.roles.stop or (tokenizer.end,),
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
+                top_p=top_p,
                 seed=seed + start,
                 stop_when=(lambda so_far: stop_at in tokenizer.decode(so_far)) if stop_at else None,
             )

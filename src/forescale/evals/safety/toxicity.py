@@ -6,20 +6,16 @@ is scored. The prompt is plain text, also for a model with a chat template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from forescale.checkpoints.encoding import encode_parts
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.documents import Text
 from forescale.evals.safety.answers import Report, in_batches, write_answers
 from forescale.evals.safety.packs import ToxicPrompt
-from forescale.model.multimodal import Model
 
 SAMPLES = 25
 NEW_TOKENS = 20
@@ -33,28 +29,6 @@ class Scorer:
     name: str
     licence: str
     score: Callable[[Sequence[str]], Sequence[float | None]]
-
-
-@contextmanager
-def nucleus(model: Model, p: float) -> Iterator[None]:
-    """Inside, the model's last logits are those of the fewest tokens that have at least `p` of the probability (Holtzman et al.
-    2020, section 3.1); the others' are -inf."""
-
-    def keep(_: torch.nn.Module, __: Any, logits_BTV: torch.Tensor) -> torch.Tensor:
-        last = logits_BTV[:, -1:].float()
-        if model.config.has_vision:
-            # It is never sampled, and must not be all that is left.
-            last[..., model.image_token] = -torch.inf
-        probabilities, order = last.softmax(-1).sort(dim=-1, descending=True)
-        before = probabilities.cumsum(-1) - probabilities
-        out = (before >= p).gather(-1, order.argsort(-1))
-        return last.masked_fill(out, -torch.inf)
-
-    handle = model.register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def score_continuations(
@@ -74,17 +48,17 @@ def score_continuations(
     room = len(checkpoint.model.cos_TC) - NEW_TOKENS
     encoded = [encode_parts((Text(prompt.text),), checkpoint.tokenizer, checkpoint.model.config) for prompt in prompts]
     fits = [i for i, prompt in enumerate(encoded) if len(prompt.ids) <= room]
-    with nucleus(checkpoint.model, TOP_P):
-        written = write_answers(
-            checkpoint,
-            [encoded[i] for i in fits],
-            logs[0],
-            samples=samples,
-            max_new_tokens=NEW_TOKENS,
-            temperature=1.0,
-            seed=seed,
-            report=report,
-        )
+    written = write_answers(
+        checkpoint,
+        [encoded[i] for i in fits],
+        logs[0],
+        samples=samples,
+        max_new_tokens=NEW_TOKENS,
+        temperature=1.0,
+        seed=seed,
+        report=report,
+        top_p=TOP_P,
+    )
     texts = [text for found in written for text in found]
     scores = iter(in_batches(texts, logs[1], lambda batch: list(map(valid, scorer.score(batch))), scorer.name))
     rows = [
