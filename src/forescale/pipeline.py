@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json, write_text
+from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json, write_json, write_text
 from forescale.core.config import to_json
 from forescale.core.device import accelerators, cpus, has_compiler
 from forescale.core.errors import UserError
@@ -25,6 +25,7 @@ from forescale.data import shards as shards_stage
 from forescale.data.config import DataStageConfig
 from forescale.data.fetch import PackUnavailable
 from forescale.data.shards import Shards, ShardsConfig
+from forescale.evals.safety.compare import compare
 from forescale.evals.safety.profanity import LICENCE, SCORER_NAME, load_profanity
 from forescale.evals.safety.sets import Policy
 from forescale.evals.safety.stage import Setting as SafetySetting
@@ -321,7 +322,11 @@ def measure_safety(recipe: Recipe, out_dir: Path, label: str, model: Path) -> No
         name = f"{recipe.name} {label}"
         setting = SafetySetting(model, RulesJudge(rubric), Policy(rubric), scorer, name=name, shown=shown)
         stage, facts = safety_stage_for(config, setting)
-        make(stage, facts, {"model": model}, out_dir / "safety" / label)
+        folder = out_dir / "safety" / label
+        make(stage, facts, {"model": model}, folder)
+    before = out_dir / "safety" / "sft"
+    if folder != before:
+        write_json(folder / "against.json", compare(before, folder))
 
 
 def say_alarm(alarm: Mapping[str, Any]) -> None:

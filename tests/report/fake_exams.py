@@ -24,7 +24,7 @@ EXAMS: dict[str, tuple[str, str, str, int, tuple[str, ...], int, int, float]] = 
     "panels": ("Pictures of three panels", "vision", "multiple choice", 3, ("",), 90, 90, 0.5),
     "emoji-names": ("Naming emoji", "vision", "free response", 0, ("",), 80, 80, 0.4),
 }  # fmt: skip
-LABEL_GAIN = {"base": 0.0, "tuned": 0.07}
+LABEL_GAIN = {"base": 0.0, "tuned": 0.07, "sft": 0.05, "ppo": 0.04}
 
 
 def wilson(right: float, n: int) -> list[float]:

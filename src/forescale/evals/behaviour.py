@@ -10,9 +10,10 @@ from typing import Any
 
 from forescale.checkpoints.encoding import encode_chat
 from forescale.checkpoints.files import Checkpoint
-from forescale.core.documents import Request, Text
+from forescale.core.documents import Image, Request, Text
 from forescale.core.statistics import mean_interval
 from forescale.data import world
+from forescale.data.images import encode_png
 from forescale.generate.sample import sample
 
 BATCH = 64
@@ -28,8 +29,10 @@ def behaviour(
     temperature: float = 1.0,
     on_batch: Callable[[float], None] | None = None,
 ) -> list[Row]:
-    """A row a request: its id, category, modality, `unit` (topic and phrasing, which vary together), the answer and its kind."""
+    """A row a request: its id, category, modality, `unit` (topic and phrasing, which vary together), the answer, its kind, and
+    whether it is `right` by the policy. The first row of a unit that shows a picture has it, as a PNG in base64."""
     rows: list[Row] = []
+    seen: set[str] = set()
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
         written = sample(
@@ -43,17 +46,22 @@ def behaviour(
         for request, ids in zip(batch, written):
             answer = checkpoint.tokenizer.decode(ids)
             words = "".join(part.text for part in request.messages[-1].parts if isinstance(part, Text))
-            rows.append(
-                {
-                    "id": request.id,
-                    "category": request.category,
-                    "modality": world.modality(request),
-                    "unit": f"{world.topic_of(request).name}/{world.phrasing_of(request)}",
-                    "request": words,
-                    "answer": answer,
-                    "kind": world.classify(request, answer),
-                }
-            )
+            kind = world.classify(request, answer)
+            row: Row = {
+                "id": request.id,
+                "category": request.category,
+                "modality": world.modality(request),
+                "unit": f"{world.topic_of(request).name}/{world.phrasing_of(request)}",
+                "request": words,
+                "answer": answer,
+                "kind": kind,
+                "right": kind in world.DESIRED[request.category],
+            }
+            pictures = [part.pixels for part in request.messages[-1].parts if isinstance(part, Image)]
+            if pictures and row["unit"] not in seen:
+                row["picture"] = encode_png(pictures[0])
+            seen.add(row["unit"])
+            rows.append(row)
         if on_batch:
             on_batch(min(1.0, (start + BATCH) / len(requests)))
     return rows
@@ -65,25 +73,24 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for category in world.CATEGORIES:
         own = [row for row in rows if row["category"] == category]
-        found[category] = _figures(own, category)
+        found[category] = _figures(own)
         for modality in sorted({row["modality"] for row in own}):
-            found[category][modality] = _figures([row for row in own if row["modality"] == modality], category)
+            found[category][modality] = _figures([row for row in own if row["modality"] == modality])
     return found
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], category: str) -> dict[str, Any]:
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`n`, `kinds` (counts), and with interval each: `incorrect` (not as the policy wants), `refused`, `off_topic` (about another
     topic than was asked about), `broken` (no answer of this world), `style` (of refusals, those in the desired style).
 
     Topic and phrasing are the units of the intervals.
     """
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in world.KINDS}
-    wanted = world.DESIRED[category]
     refusals = [row for row in rows if row["kind"] in REFUSALS]
     return {
         "n": len(rows),
         "kinds": kinds,
-        "incorrect": _share(rows, lambda row: row["kind"] not in wanted),
+        "incorrect": _share(rows, lambda row: not row["right"]),
         "refused": _share(rows, lambda row: row["kind"] in REFUSALS),
         "off_topic": _share(rows, lambda row: row["kind"].startswith("other_")),
         "broken": _share(rows, lambda row: row["kind"] == "broken"),

@@ -8,7 +8,8 @@ from typing import Any
 
 from forescale.core.artifacts import utc_now
 from forescale.forecast.drift import Watcher
-from forescale.report import verdict
+from forescale.report import alignment_words, verdict
+from forescale.report.alignment import summarise_alignment
 from forescale.report.exams import summarise_exams
 from forescale.report.read import STAGE_ORDER, ForecastFile, RunFolder, finite, read, stage_of
 
@@ -23,6 +24,7 @@ def collect(run_dir: Path, recipe: str) -> Json:
 
 def summarise(folder: RunFolder, recipe: str) -> Json:
     forecasts = [_loss_entry(folder, forecast) for forecast in folder.forecasts]
+    alignment = summarise_alignment(folder)
     primary = folder.forecasts[0] if folder.forecasts else None
     summary = {
         "recipe": recipe,
@@ -42,13 +44,14 @@ def summarise(folder: RunFolder, recipe: str) -> Json:
             (r["peak_memory_bytes"] for r in _ladder(folder) if r["peak_memory_bytes"]), default=None
         ),
         "exclusions": _exclusions(folder),
-        "warnings": _warnings(folder, forecasts),
+        "warnings": _warnings(folder, forecasts, alignment),
         "data": {
             "offline": folder.data.get("offline"),
             "notes": folder.data.get("notes") or [],
             "sources": folder.data.get("sources") or [],
         },
         "exams": summarise_exams(folder.exams),
+        "alignment": alignment,
         "provenance": _provenance(folder),
         "environment": _environment(folder),
     }
@@ -288,7 +291,7 @@ def _exclusions(folder: RunFolder) -> list[Json]:
     return [{"name": name, "why": reason, "caps": sorted(caps)} for (name, reason), caps in why.items()]
 
 
-def _warnings(folder: RunFolder, entries: list[Json]) -> list[Json]:
+def _warnings(folder: RunFolder, entries: list[Json], alignment: Json | None) -> list[Json]:
     """Everything that a reader should hold against the numbers, with what it is about."""
     found: list[tuple[str, str]] = []
     for forecast, entry in zip(folder.forecasts, entries):
@@ -308,6 +311,7 @@ def _warnings(folder: RunFolder, entries: list[Json]) -> list[Json]:
             found.append(
                 ("target", f"the target run {'failed' if folder.target.status == 'failed' else 'has not finished'}")
             )
+    found += alignment_words.warnings(alignment)
     return [{"about": about, "text": text} for about, text in dict.fromkeys(found)]
 
 
@@ -318,7 +322,7 @@ def _provenance(folder: RunFolder) -> list[Json]:
     for run in [*folder.rungs, *([folder.target] if folder.target else [])]:
         if run.path not in listed:
             rows.append({"path": run.path, **dict.fromkeys(keys)})
-    others = [f.path for f in folder.forecasts] + [e.path for e in folder.exams.values()]
+    others = [*(f.path for f in folder.forecasts), *(e.path for e in folder.exams.values()), *folder.alignment.paths]
     rows += [{"path": path, **dict.fromkeys(keys)} for path in others if path not in listed]
     order = {stage: i for i, stage in enumerate(STAGE_ORDER)}
     return sorted(rows, key=lambda row: (order.get(stage_of(row["path"]), len(order)), row["path"]))

@@ -84,7 +84,7 @@ def _dots_legend(figure: Figure, ax: Axes, names: Sequence[str], chance: bool) -
     figure.legend(handles=handles, loc="outside upper left", ncols=6, handlelength=1.2, columnspacing=1.6)
 
 
-def _said(rows: Sequence[Row]) -> str:
+def said_of(rows: Sequence[Row]) -> str:
     """A dot plot in words, for those who cannot see it."""
     parts = []
     for row in rows:
@@ -94,13 +94,14 @@ def _said(rows: Sequence[Row]) -> str:
     return "; ".join(parts) + "."
 
 
-def _dot_figure(rows: Sequence[Row], names: Sequence[str], notes: str = "") -> Figure:
+def dot_figure(rows: Sequence[Row], names: Sequence[str], notes: str = "", measure: str = "accuracy") -> Figure:
+    """A dot plot of `rows`, a mark for each of `names`. Must be called under `style.house_style()`."""
     thick = 0.235 + 0.05 * max(len(names) - 1, 0)
     figure = Figure(figsize=(style.WIDTH, thick * len(rows) + 0.95), layout="constrained")
     ax = figure.subplots()
     _dots(ax, rows, names, notes)
     _dots_legend(figure, ax, names, any(row.chance for row in rows))
-    ax.set_xlabel("accuracy")
+    ax.set_xlabel(measure)
     return figure
 
 
@@ -123,13 +124,13 @@ def scores(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
         rows += [Row(kind, {})] if len(groups) > 1 else []
         rows += sorted(groups[kind], key=lambda row: -_best(row.series))
     with style.house_style():
-        figure = _dot_figure(rows, exams["labels"], "human percentile" if any(row.note for row in rows) else "")
+        figure = dot_figure(rows, exams["labels"], "human percentile" if any(row.note for row in rows) else "")
         caption = (
             "Accuracy with 95% intervals, best first; black ticks are blind guessing, and a mark is hollow where its "
             "interval reaches chance. Free responses have no chance level. Percentiles are those of human test takers, "
             "where a published conversion exists."
         )
-        return style.drawing(figure, "exam-scores", "Exams, by score", _said(rows), caption, sources)
+        return style.drawing(figure, "exam-scores", "Exams, by score", said_of(rows), caption, sources)
 
 
 def languages(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
@@ -147,11 +148,11 @@ def languages(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
     if not rows:
         return None
     with style.house_style():
-        figure = _dot_figure(rows, exams["labels"])
+        figure = dot_figure(rows, exams["labels"])
         caption = (
             "Accuracy by language with 95% intervals, best first; black ticks are blind guessing in each language."
         )
-        return style.drawing(figure, "languages", "One exam, many languages", _said(rows), caption, sources)
+        return style.drawing(figure, "languages", "One exam, many languages", said_of(rows), caption, sources)
 
 
 def sight(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
@@ -182,7 +183,7 @@ def sight(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
             "Accuracy with 95% intervals. A model that looks at its pictures is above chance only where they are shown; "
             "whatever it scores without them comes from the words alone."
         )
-        said = " ".join(f"{label}: {_said(rows)}" for label, rows in panels.items())
+        said = " ".join(f"{label}: {said_of(rows)}" for label, rows in panels.items())
         return style.drawing(figure, "sight", "With and without the pictures", said, caption, sources)
 
 
@@ -201,7 +202,7 @@ def reliability(exams: Json, sources: tuple[str, ...]) -> Drawing | None:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         said = []
         for ax, (kind, label, values) in zip(axes, panels):
-            _reliability_panel(ax, values, labels.index(label), f"{label}, {KINDS[kind]}")
+            reliability_panel(ax, values, labels.index(label), f"{label}, {KINDS[kind]}")
             said.append(f"{label}, {KINDS[kind]}: {'; '.join(_errors(values))}")
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -223,7 +224,8 @@ def _errors(values: Json) -> list[str]:
     return lines
 
 
-def _reliability_panel(ax: Axes, values: Json, index: int, title: str) -> None:
+def reliability_panel(ax: Axes, values: Json, index: int, title: str) -> None:
+    """One reliability diagram, of a View as docs/artifacts.md has it, in the colour and with the mark of `index`."""
     colour = style.cap_colour(index)
     ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     bins = [b for b in values["bins"] if None not in (b.get("confidence"), b.get("accuracy"))]

@@ -13,7 +13,21 @@ from forescale import __version__
 from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, Stage, utc_now, write_json, write_text
 from forescale.core.errors import UserError
 from forescale.forecast.runs import Run, write_csv
-from forescale.report import exams, figures, figures_exams, figures_law, figures_run, tables, tables_exams, words
+from forescale.report import (
+    alignment,
+    alignment_words,
+    exams,
+    figures,
+    figures_alignment,
+    figures_exams,
+    figures_law,
+    figures_run,
+    tables,
+    tables_alignment,
+    tables_exams,
+    tables_safety,
+    words,
+)
 from forescale.report.collect import summarise
 from forescale.report.pictures import pictures
 from forescale.report.read import RunFolder, read, read_exams
@@ -47,6 +61,8 @@ def draw(folder: RunFolder, summary: Json) -> dict[str, Drawing]:
     drawn = [maker(folder, summary) for maker in makers]
     if summary["exams"]:
         drawn += _draw_exams(summary["exams"], tuple(e.path for e in folder.exams.values()))
+    if summary["alignment"]:
+        drawn += [maker(summary["alignment"], folder.alignment.paths) for maker in figures_alignment.MAKERS]
     return {d.name: d for d in drawn if d is not None}
 
 
@@ -137,6 +153,9 @@ def render(folder: RunFolder, summary: Json, drawings: Mapping[str, Drawing], co
     made = [maker(summary) for maker in makers]
     if summary["exams"]:
         made += [maker(summary["exams"]) for maker in tables_exams.MAKERS]
+    aligned = summary["alignment"]
+    if aligned:
+        made += [maker(aligned) for maker in (*tables_alignment.MAKERS, *tables_safety.MAKERS)]
     hashes = {row["path"]: str(row["content"] or "")[:12] for row in summary["provenance"]}
     origins = [(d, [(path, hashes.get(path) or "no manifest") for path in d.sources]) for d in drawings.values()]
     return _fill(
@@ -148,6 +167,15 @@ def render(folder: RunFolder, summary: Json, drawings: Mapping[str, Drawing], co
         exams=summary["exams"],
         exam_sections=exams.sections(summary["exams"]),
         exam_pictures=exams.pictured(folder.exams),
+        alignment=aligned,
+        alignment_sections=alignment_words.sections(aligned),
+        alignment_alarm=alignment_words.alarm(aligned),
+        told=alignment_words.told(aligned),
+        safety_said=alignment_words.safety_words(aligned),
+        not_asked=alignment_words.not_asked(aligned),
+        calibration=alignment_words.calibration_words(summary["exams"]),
+        before_after=alignment.before_and_after(folder.alignment.behaviour),
+        kind_words=alignment_words.kind_words,
         samples=samples(folder),
         n_samples=len(folder.target.samples) if folder.target else 0,
         watch=figures_run.watch_words(summary["watch"]),

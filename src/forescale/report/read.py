@@ -17,12 +17,13 @@ from forescale.core.documents import LETTERS
 from forescale.core.errors import CorruptArtifact, UserError
 from forescale.report import words
 
-STAGE_ORDER = ("data", "tokenizer", "shards", "rungs", "forecasts", "target", "exams")
+STAGE_ORDER = ("data", "tokenizer", "shards", "rungs", "forecasts", "target", "exams", "alignment", "safety", "redteam")
 EXAM_PARTS: dict[str, type] = {
     "model": dict, "tasks": list, "code": list, "calibration": dict, "stale": dict, "invented": dict,
     "contamination": dict, "not_run": list,
 }  # fmt: skip
-LABEL_ORDER = ("base", "tuned")
+LABEL_ORDER = ("base", "tuned", "sft", "ppo")
+ROW_KEYS = ("id", "category", "modality", "unit", "request", "answer", "kind")  # of behaviour/<label>/rows.jsonl
 
 
 def finite(value: Any) -> Any:
@@ -36,24 +37,27 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, or an empty one where there is no such file."""
+def _object(path: Path, *needed: str) -> dict[str, Any]:
+    """The JSON object in `path`, or an empty one where there is no such file. Raises CorruptArtifact if it lacks what is needed."""
     if not path.is_file():
         return {}
     value = read_json(path)
     if not isinstance(value, dict):
         raise CorruptArtifact(f"{path} should hold a JSON object; delete its folder to make it again.")
+    if missing := [key for key in needed if value.get(key) is None]:
+        raise CorruptArtifact(f"{path} lacks {', '.join(missing)}; delete its folder to make it again.")
     return value
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of `path`, one at a time; none where there is no such file."""
+def _rows(path: Path, growing: bool = False) -> Iterator[dict[str, Any]]:
+    """The JSON lines of `path`, one at a time; none where there is no such file. `growing`: a last line without its end is left
+    out, as a run that was killed leaves one."""
     if not path.is_file():
         return
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                if not line.strip():
+                if not line.strip() or (growing and not line.endswith("\n")):
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
@@ -67,8 +71,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return list(_rows(path))
+def _lines(path: Path, growing: bool = False) -> list[dict[str, Any]]:
+    return list(_rows(path, growing))
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,35 @@ class Exams:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """alignment/behaviour/<label>/."""
+
+    figures: dict[str, Any]  # behaviour.json
+    rows: list[dict[str, Any]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What alignment/, safety/ and redteam/ hold. What is not there is empty."""
+
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the stages that are done, by folder
+    sft: dict[str, Any] = field(default_factory=dict)
+    sft_steps: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    reward: dict[str, Any] = field(default_factory=dict)  # reward_report.json
+    reward_steps: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    agreement: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    ppo: dict[str, Any] = field(default_factory=dict)  # result.json; empty while the run is not finished
+    ppo_steps: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    ppo_samples: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    behaviour: dict[str, Behaviour] = field(default_factory=dict)  # by label
+    safety: dict[str, dict[str, Any]] = field(default_factory=dict)  # safety.json, by label
+    against: dict[str, dict[str, Any]] = field(default_factory=dict)  # against.json, by label
+    redteam: dict[str, Any] = field(default_factory=dict)  # changes.json
+    paths: tuple[str, ...] = ()  # the folders that there are, relative to the run folder
+
+
+@dataclass(frozen=True)
 class RunFolder:
     path: Path
     data: dict[str, Any]
@@ -156,6 +189,7 @@ class RunFolder:
     forecasts: list[ForecastFile]  # smallest cap ratio first
     manifests: dict[str, dict[str, Any]]  # relative folder -> manifest
     exams: dict[str, Exams] = field(default_factory=dict)  # by label, base first
+    alignment: Alignment = field(default_factory=Alignment)
 
     @property
     def ladder(self) -> list[TrainingRun]:
@@ -246,10 +280,61 @@ def read_exams(folder: Path, path: str) -> Exams:
 
 
 def _all_exams(run_dir: Path) -> dict[str, Exams]:
-    labels = [path.parent.name for path in run_dir.glob("exams/*/exams.json")]
-    order = {label: i for i, label in enumerate(LABEL_ORDER)}
-    labels.sort(key=lambda label: (order.get(label, len(order)), label))
+    labels = _labels(run_dir, "exams/*/exams.json")
     return {label: read_exams(run_dir / "exams" / label, f"exams/{label}") for label in labels}
+
+
+def _labels(run_dir: Path, pattern: str) -> list[str]:
+    """The folders that hold a file of that pattern, by name: those of LABEL_ORDER first."""
+    order = {label: i for i, label in enumerate(LABEL_ORDER)}
+    labels = [path.parent.name for path in run_dir.glob(pattern)]
+    return sorted(labels, key=lambda label: (order.get(label, len(order)), label))
+
+
+def _behaviour(folder: Path) -> Behaviour:
+    figures = finite(_object(folder / "behaviour.json"))
+    for category, found in figures.items():
+        if not isinstance(found, dict) or not isinstance(found.get("kinds"), dict) or "incorrect" not in found:
+            raise CorruptArtifact(
+                f"{folder / 'behaviour.json'} holds {category!r} in a form that is not known; delete its folder to make it again."
+            )
+    rows = _lines(folder / "rows.jsonl")
+    if any(not isinstance(row.get(key), str) for row in rows for key in ROW_KEYS):
+        raise CorruptArtifact(
+            f"{folder / 'rows.jsonl'} holds a row without {', '.join(ROW_KEYS)}; delete its folder to make it again."
+        )
+    return Behaviour(figures, rows)
+
+
+def _alignment(run_dir: Path) -> Alignment:
+    """Raises CorruptArtifact if a file cannot be read or lacks what every such file has."""
+    root = run_dir / "alignment"
+    names = ("sft", "reward", "rbrm", "ppo")
+    behaviour = _labels(run_dir, "alignment/behaviour/*/behaviour.json")
+    safety = _labels(run_dir, "safety/*/safety.json")
+    paths = [f"alignment/{name}" for name in names if (root / name).is_dir()]
+    paths += [f"alignment/behaviour/{label}" for label in behaviour] + [f"safety/{label}" for label in safety]
+    paths += ["redteam"] if (run_dir / "redteam" / "changes.json").is_file() else []
+    against = {label: finite(_object(run_dir / "safety" / label / "against.json", "sets")) for label in safety}
+    return Alignment(
+        configs={name: _object(root / name / MANIFEST).get("config") or {} for name in names},
+        sft=finite(_object(root / "sft" / "result.json", "conversations", "steps")),
+        sft_steps=_lines(root / "sft" / "metrics.jsonl", growing=True),
+        reward=finite(_object(root / "reward" / "reward_report.json", "pairs", "held_out", "chance")),
+        reward_steps=_lines(root / "reward" / "metrics.jsonl", growing=True),
+        agreement=finite(_object(root / "rbrm" / "agreement.json", "judge", "binary", "sources", "floor", "passes")),
+        weights=finite(_object(root / "rbrm" / "weights.json", "values", "figures")),
+        ppo=finite(_object(root / "ppo" / "result.json", "status", "step")),
+        ppo_steps=_lines(root / "ppo" / "metrics.jsonl", growing=True),
+        ppo_samples=_lines(root / "ppo" / "samples.jsonl", growing=True),
+        behaviour={label: _behaviour(root / "behaviour" / label) for label in behaviour},
+        safety={
+            label: finite(_object(run_dir / "safety" / label / "safety.json", "judge", "sets")) for label in safety
+        },
+        against={label: found for label, found in against.items() if found},
+        redteam=finite(_object(run_dir / "redteam" / "changes.json", "rows", "total")),
+        paths=tuple(paths),
+    )
 
 
 def read(run_dir: Path) -> RunFolder:
@@ -268,7 +353,7 @@ def read(run_dir: Path) -> RunFolder:
     forecasts = [_forecast(run_dir, path) for path in sorted(run_dir.glob("forecasts/*/forecast.json"))]
     manifests = {
         str(path.parent.relative_to(run_dir)): _object(path)
-        for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}")
+        for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}", f"*/*/*/{MANIFEST}")
         for path in sorted(run_dir.glob(pattern))
         if path.relative_to(run_dir).parts[0] != "report"
     }
@@ -280,9 +365,10 @@ def read(run_dir: Path) -> RunFolder:
         forecasts=sorted(forecasts, key=lambda forecast: forecast.cap_ratio),
         manifests=manifests,
         exams=_all_exams(run_dir),
+        alignment=_alignment(run_dir),
     )
 
 
 def stage_of(folder: str) -> str:
-    """The stage that a manifest's folder counts under: all rungs together, all forecasts together."""
+    """The stage that a manifest's folder counts under: all rungs together, all forecasts together, all of alignment together."""
     return Path(folder).parts[0]

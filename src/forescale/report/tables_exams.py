@@ -27,7 +27,7 @@ def _table(
     return Table(name, caption, columns, rows) if rows else None
 
 
-def _share(figures: Json | None, value: str = "accuracy", look: str = "strong") -> Cell:
+def share_cell(figures: Json | None, value: str = "accuracy", look: str = "strong") -> Cell:
     """A share with its interval under it, or a dash."""
     figures = figures or {}
     note = words.percent_interval(figures.get("interval"))
@@ -87,7 +87,7 @@ def _each_label(summary: Json, task: Json) -> list[Cell]:
     cells = []
     for i, label in enumerate(summary["labels"]):
         figures = task["by_label"].get(label)
-        cells += [_share(figures), Cell(*STANDING[figures["against_chance"] if figures else None])]
+        cells += [share_cell(figures), Cell(*STANDING[figures["against_chance"] if figures else None])]
         if i:
             asked = figures["n"] if figures else None
             cells.append(_difference(task["compared"].get(label), asked, _remarks(task, label)))
@@ -135,7 +135,8 @@ def exams(summary: Json) -> Table | None:
     tasks = [task for task in summary["tasks"] if task["modality"] != "vision"]
     if not tasks:
         return None
-    with_scale = any(_scaled(task) for task in tasks)
+    # Of three models the page has no room for them here; the table of scales has them all.
+    with_scale = len(summary["labels"]) < 3 and any(_scaled(task) for task in tasks)
     columns = [
         ("Exam, and how it was asked", LEFT),
         ("n", RIGHT),
@@ -206,7 +207,7 @@ def languages(summary: Json) -> Table | None:
             for name, group in sorted(figures["languages"].items(), key=lambda pair: -(pair[1].get("accuracy") or 0)):
                 standing = _standing(group.get("interval"), group.get("chance"))
                 rows.append([Cell(str(task["title"])), Cell(name), Cell(label), Cell(f"{group.get('n') or 0:,}"),
-                             _share(group), Cell(words.percent(group.get("chance") or None, 1)), standing])  # fmt: skip
+                             share_cell(group), Cell(words.percent(group.get("chance") or None, 1)), standing])  # fmt: skip
     columns = [("Exam", LEFT), ("Language", LEFT), (MODEL, LEFT), ("n", RIGHT), ("Accuracy", RIGHT), ("Chance", RIGHT),
                ("to chance", LEFT)]  # fmt: skip
     return _table(summary, "languages", _MARKS, columns, rows)
@@ -219,7 +220,7 @@ def code(summary: Json) -> Table | None:
             Cell(str(row.get("title") or row.get("name"))), Cell(row["label"]), Cell(f"{row.get('n') or 0:,}"),
             Cell(words.NONE if row.get("samples") is None else f"{row['samples']:,}"),
             Cell(words.NONE if row.get("temperature") is None else f"{row['temperature']:g}"),
-            *[_share((row.get("pass_at") or {}).get(k), "value") for k in ks],
+            *[share_cell((row.get("pass_at") or {}).get(k), "value") for k in ks],
             Cell(str(row.get("isolation") or "not stated"), "" if row.get("isolation") else "miss"),
         ]
         for row in summary["code"]
@@ -238,10 +239,10 @@ def sight(summary: Json) -> Table | None:
         for label, figures in task["by_label"].items():
             shown = figures["conditions"].get("normal") or figures
             cells = [Cell(str(task["title"]), title=str(task["name"]), note=str(figures["solver"] or "")), Cell(label)]
-            cells += [_n(task), Cell(words.percent(task["chance"] or None, 1)), _share(shown)]
+            cells += [_n(task), Cell(words.percent(task["chance"] or None, 1)), share_cell(shown)]
             cells += [_standing(shown.get("interval"), task["chance"])]
             for condition in ("blank", "shuffled"):
-                cells.append(_share(figures["conditions"].get(condition), look=""))
+                cells.append(share_cell(figures["conditions"].get(condition), look=""))
                 cells.append(_difference(figures["over"].get(condition), figures["n"]))
             rows.append(cells)
     columns = [("Exam", LEFT), (MODEL, LEFT), ("n", RIGHT), ("Chance", RIGHT), ("Pictures shown", RIGHT),
@@ -299,7 +300,7 @@ def stale(summary: Json) -> Table | None:
         spans = [part for part in found.get("by_date") or [] if part.get("years")]
         for name, part in [*parts, *(("–".join(map(str, dict.fromkeys(part["years"]))), part) for part in spans)]:
             rows.append([Cell(label), Cell(name), Cell(words.NONE if part.get("n") is None else f"{part['n']:,}"),
-                         _share(part), Cell(words.percent(found.get("chance") or None, 1)),
+                         share_cell(part), Cell(words.percent(found.get("chance") or None, 1)),
                          _standing(part.get("interval"), found.get("chance"))])  # fmt: skip
     columns = [(MODEL, LEFT), ("Facts dated", LEFT), ("n", RIGHT), ("Accuracy", RIGHT), ("Chance", RIGHT),
                ("to chance", LEFT)]  # fmt: skip
@@ -313,7 +314,7 @@ def invented(summary: Json) -> Table | None:
         for name, key in (("exist", "known"), ("do not exist", "invented")):
             part = found.get(key) or {}
             count = words.NONE if part.get("n") is None else f"{part['n']:,}"
-            share = _share({"abstained": abstained(part), "interval": part.get("interval")}, "abstained")
+            share = share_cell({"abstained": abstained(part), "interval": part.get("interval")}, "abstained")
             rows.append([Cell(label), Cell(name), Cell(count), share])
     columns = [(MODEL, LEFT), ("Questions about things that", LEFT), ("n", RIGHT), ("Said it does not know", RIGHT)]
     caption = "Share of answers that decline to answer. It should be high for things that do not exist, low for those that do."
@@ -348,7 +349,7 @@ def contamination(summary: Json) -> Table | None:
                 Cell(str(task["title"])), Cell(label), Cell(words.NONE if checked is None else f"{checked:,}"),
                 Cell(words.NONE if flagged is None else f"{flagged:,}", "strong" if flagged else "", note=share),
                 Cell(words.NONE if found.get("too_short") is None else f"{found['too_short']:,}"),
-                _share(figures), _share(without),
+                share_cell(figures), share_cell(without),
             ])  # fmt: skip
     columns = [("Exam", LEFT), (MODEL, LEFT), ("Checked", RIGHT), ("Flagged", RIGHT), ("Too short to check", RIGHT),
                ("Accuracy", RIGHT), ("Without flagged", RIGHT)]  # fmt: skip
