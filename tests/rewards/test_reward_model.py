@@ -124,6 +124,12 @@ def test_labels_that_say_nothing_teach_nothing(tmp_path: Path) -> None:
     assert abs(sum(margins) / 40) < 1.0
 
 
+def test_pairs_that_do_not_fit_are_left_out_of_the_figures(fitted: RewardModel) -> None:
+    long = [Preference(request(0), "word " * 900, "no")]
+    assert len(margins_of(fitted, [*pairs(3), *long])) == 3
+    assert reward_report(fitted, 0, [*pairs(3), *long])["held_out"] == 3
+
+
 def test_no_pairs_that_fit(tmp_path: Path) -> None:
     long = [Preference(request(0), "word " * 900, "no")]
     with pytest.raises(UserError, match="none of the 1 preferences fits"):

@@ -146,11 +146,11 @@ def train_reward_model(
     Pairs that do not fit the model's positions are left out. Writes `metrics.jsonl`. Raises UserError if there are no pairs,
     TrainingDiverged, CorruptArtifact.
     """
-    positions = len(checkpoint.model.cos_TC)
-    encoded = [(*pair_lessons(pair, checkpoint), pair.margin) for pair in pairs]
-    encoded = [row for row in encoded if max(len(row[0].ids), len(row[1].ids)) <= positions]
+    encoded = [(*both, pair.margin) for pair in pairs if fits(both := pair_lessons(pair, checkpoint), checkpoint)]
     if not encoded:
-        raise UserError(f"none of the {len(pairs)} preferences fits the model's {positions} positions.")
+        raise UserError(
+            f"none of the {len(pairs)} preferences fits the model's {len(checkpoint.model.cos_TC)} positions."
+        )
     scalar = ScalarModel(checkpoint.model)
     order = [
         index
@@ -180,8 +180,14 @@ def train_reward_model(
     return RewardModel(scalar, checkpoint)
 
 
+def fits(lessons: Sequence[Lesson], checkpoint: Checkpoint) -> bool:
+    """Whether the model can read all of them."""
+    return max(len(lesson.ids) for lesson in lessons) <= len(checkpoint.model.cos_TC)
+
+
 def margins_of(model: RewardModel, pairs: Sequence[Preference]) -> list[float]:
-    """Reward of the chosen less that of the rejected answer, in the units that the loss was fitted in (before normalising)."""
-    lessons = [lesson for pair in pairs for lesson in pair_lessons(pair, model.checkpoint)]
-    values = raw_rewards(model.scalar, lessons)
+    """Reward of the chosen less that of the rejected answer, in the units that the loss was fitted in (before normalising), of
+    the pairs that fit the model's positions."""
+    encoded = [pair_lessons(pair, model.checkpoint) for pair in pairs]
+    values = raw_rewards(model.scalar, [lesson for both in encoded if fits(both, model.checkpoint) for lesson in both])
     return [chosen - rejected for chosen, rejected in zip(values[::2], values[1::2])]
