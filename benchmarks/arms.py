@@ -23,10 +23,9 @@ import torch
 from forescale.checkpoints.files import load_checkpoint, save_checkpoint
 from forescale.core.artifacts import write_json
 from forescale.core.documents import Answered, Request
-from forescale.core.statistics import mean_interval
 from forescale.data import world
 from forescale.data.conversations import curriculum_conversations
-from forescale.evals.behaviour import behaviour, summary
+from forescale.evals.behaviour import behaviour, share, summary
 from forescale.rewards.combine import Sum
 from forescale.rewards.model import RewardModelConfig, load_reward_model, margins_of, train_reward_model
 from forescale.rewards.rbrm import Rbrm
@@ -133,34 +132,22 @@ def table(out: Path) -> None:
         print(modality)
         for arm in ARMS:
             rows = [
-                {**json.loads(line), "seed": path.parent.name}
+                {**row, "unit": f"{path.parent.name}/{row['unit']}"}
                 for path in sorted(out.glob(f"seed*/{arm}.jsonl"))
-                for line in path.open()
+                for row in map(json.loads, path.open())
+                if modality in ("both", row["modality"])
             ]
-            rows = [row for row in rows if modality in ("both", row["modality"])]
             if not rows:
                 continue
-            cells = {c: share([r for r in rows if r["category"] == c], "incorrect") for c in CATEGORIES}
-            cells["over-refusal"] = share([r for r in rows if r["category"] == "allowed"], "refused")
-            cells["off topic"] = share(rows, "off topic")
-            cells["broken"] = share(rows, "broken")
+            by_category = summary(rows)
+            cells = {c: by_category[c]["incorrect"] for c in CATEGORIES}
+            cells["over-refusal"] = by_category["allowed"]["refused"]
+            cells["off topic"] = share(rows, lambda row: row["kind"].startswith("other_"))
+            cells["broken"] = share(rows, lambda row: row["kind"] == "broken")
             figures[f"{modality}/{arm}"] = cells
-            shown = [f"{m:.1%} ({a:.1%} to {b:.1%})" for m, (a, b) in cells.values()]
+            shown = [f"{c['value']:.1%} ({c['interval'][0]:.1%} to {c['interval'][1]:.1%})" for c in cells.values()]
             print(f"{arm:10}" + "".join(f"{cell:>26}" for cell in shown))
     write_json(out / "table.json", figures)
-
-
-def share(rows: Sequence[dict], what: str) -> tuple[float, tuple[float, float]]:
-    units: dict[tuple[str, str], list[bool]] = {}
-    for row in rows:
-        holds = {
-            "incorrect": row["kind"] not in world.DESIRED[row["category"]],
-            "refused": row["kind"].startswith("refusal"),
-            "off topic": row["kind"].startswith("other_"),
-            "broken": row["kind"] == "broken",
-        }[what]
-        units.setdefault((row["seed"], row["unit"]), []).append(holds)
-    return mean_interval([sum(u) / len(u) for u in units.values()], [float(len(u)) for u in units.values()])
 
 
 def main() -> None:

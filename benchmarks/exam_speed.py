@@ -27,9 +27,10 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks.lm_eval_tasks import arguments, both, requests_of, write
 from forescale.checkpoints.files import Checkpoint
+from forescale.core.statistics import spread
 from forescale.evals.examine import examine
 from forescale.evals.exams.catalogue import find_exam
-from forescale.evals.task import Letters, Task, spread
+from forescale.evals.task import Letters, Task
 
 BATCH_SIZES = (1, 8, 16)
 TRIAL = 16  # rows of the warm-up

@@ -29,10 +29,11 @@ from lm_eval.tasks import TaskManager
 
 from benchmarks.lm_eval_tasks import arguments, both, requests_of, write, write_task
 from forescale.checkpoints.files import Checkpoint
+from forescale.core.statistics import spread
 from forescale.evals.examine import examine
 from forescale.evals.exams.catalogue import find_exam
 from forescale.evals.suite import SOLVERS
-from forescale.evals.task import Task, describe, spread
+from forescale.evals.task import Task, describe
 
 
 def theirs(lm: HFLM, task: Task, folder: Path) -> dict[str, list[float]]:

@@ -21,7 +21,7 @@ from forescale.checkpoints.encoding import encode_chat
 from forescale.checkpoints.files import Checkpoint, load_checkpoint
 from forescale.core.artifacts import write_json
 from forescale.core.documents import Answered, Request, Text
-from forescale.core.statistics import mcnemar, wilson
+from forescale.core.statistics import mcnemar, spread, wilson
 from forescale.data.preferences import held_out, read_requests
 from forescale.evals.safety.packs import load_pack_set
 from forescale.evals.safety.sets import Policy
@@ -78,10 +78,6 @@ def prepare(options: argparse.Namespace) -> dict[str, Path]:
         path.write_text("".join(json.dumps(row) + "\n" for row in parts[name]))
         print(f"{name}: {len(parts[name])}", flush=True)
     return files
-
-
-def spread(rows: Sequence[Request], n: int) -> list[Request]:
-    return [rows[i * len(rows) // n] for i in range(min(n, len(rows)))]
 
 
 def refusals(checkpoint: Checkpoint, requests: Sequence[Request], new_tokens: int) -> tuple[list[bool], list[str]]:

@@ -11,13 +11,13 @@ from tests.rewards.rubric import case
 
 from forescale.core.documents import Answered
 from forescale.core.errors import UserError
-from forescale.core.statistics import wilson
+from forescale.core.statistics import spread, wilson
 from forescale.data.fetch import PackUnavailable
 from forescale.rewards.agreement import agreement, compare, render, require
 from forescale.rewards.labelled import PYRIT, RBR_NEEDED, Labelled, load_labelled, rbr_class, read_pyrit
 from forescale.rewards.rubrics import load_rubric
 from forescale.rewards.rules import RulesJudge
-from forescale.rewards.verb import JudgeFlags, measure, spread
+from forescale.rewards.verb import JudgeFlags, measure
 from forescale.rewards.verdicts import CLASSES, Class, Verdict
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -252,7 +252,7 @@ def test_pyrit_rows() -> None:
 def test_an_even_spread() -> None:
     labelled = [Labelled(case(str(i)), "safe") for i in range(10)]
     assert [row.case.answer for row in spread(labelled, 4)] == ["0", "2", "5", "7"]
-    assert spread(labelled, 0) == labelled == spread(labelled, 99)
+    assert list(spread(labelled, 0)) == labelled == list(spread(labelled, 99))
 
 
 def test_the_verb_prints_a_table_and_writes_the_figures(tmp_path: Path) -> None:

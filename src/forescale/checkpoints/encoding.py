@@ -90,7 +90,8 @@ def encode_lesson(messages: Sequence[Message], tokenizer: Tokenizer, config: Mod
         before = render(messages[:number], tokenizer)
         if before[: len(items)] != items:
             learned = []
-        answer = encode_answer(message, messages[:number], tokenizer)
+        told = render(messages[: number + 1], tokenizer, reply=False)
+        answer = _answer_ids(message, told[len(before) :], tokenizer)
         learned += [False] * (len(before) - len(learned)) + [True] * len(answer)
         items = [*before, *answer]
     each = [config.image_tokens if isinstance(item, Image) else 1 for item in items]
@@ -98,8 +99,8 @@ def encode_lesson(messages: Sequence[Message], tokenizer: Tokenizer, config: Mod
     return Lesson(prompt.ids, tuple(mark for mark, count in zip(learned, each) for _ in range(count)), prompt.pixels)
 
 
-def encode_answer(message: Message, before: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """What the assistant would have written: its words, and the token with which the model's template ends them.
+def _answer_ids(message: Message, told: Sequence[int | Image], tokenizer: Tokenizer) -> list[int]:
+    """What the assistant would have written: its words, and the token with which the template ended them when it `told` them.
 
     Raises UserError for an empty answer, or one with a picture in it.
     """
@@ -108,7 +109,5 @@ def encode_answer(message: Message, before: Sequence[Message], tokenizer: Tokeni
     text = "".join(part.text for part in message.parts if isinstance(part, Text))
     if not text.strip():
         raise UserError("an answer is empty; leave the conversation out or give it one.")
-    asked, told = render(before, tokenizer), render([*before, message], tokenizer, reply=False)
-    ends = [i for i in told[len(asked) :] if i in tokenizer.roles.stop]
-    end = ends[0] if ends and isinstance(ends[0], int) else tokenizer.roles.end
+    end = next((i for i in told if isinstance(i, int) and i in tokenizer.roles.stop), tokenizer.roles.end)
     return [*tokenizer.encode(text), end]

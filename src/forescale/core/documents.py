@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,17 @@ class Image:
 
 
 Part = Text | Image
+
+
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """With neighbouring texts as one, and without empty ones: part borders are token borders."""
+    out: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and out and isinstance(out[-1], Text):
+            out[-1] = Text(out[-1].text + part.text)
+        else:
+            out.append(part)
+    return [part for part in out if isinstance(part, Image) or part.text]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import binomtest, norm
@@ -17,6 +17,7 @@ from forescale.core.errors import UserError
 
 LEVEL = 0.95
 Interval = tuple[float, float]
+T = TypeVar("T")
 Row = Mapping[str, Any]
 
 
@@ -124,6 +125,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p value that both models are equally often the only one that is right (McNemar 1947, binomial)."""
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def spread(items: Sequence[T], limit: int) -> tuple[T, ...]:
+    """At most `limit` items, evenly over the fixed order (0: all), so that every group keeps its share."""
+    if not limit or limit >= len(items):
+        return tuple(items)
+    return tuple(items[i * len(items) // limit] for i in range(limit))
 
 
 def plain_rows(rows: Iterable[Row]) -> list[Row]:

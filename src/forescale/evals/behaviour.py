@@ -90,15 +90,16 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "n": len(rows),
         "kinds": kinds,
-        "incorrect": _share(rows, lambda row: not row["right"]),
-        "refused": _share(rows, lambda row: row["kind"] in REFUSALS),
-        "off_topic": _share(rows, lambda row: row["kind"].startswith("other_")),
-        "broken": _share(rows, lambda row: row["kind"] == "broken"),
-        "style": _share(refusals, lambda row: row["kind"] == "refusal_desired"),
+        "incorrect": share(rows, lambda row: not row["right"]),
+        "refused": share(rows, lambda row: row["kind"] in REFUSALS),
+        "off_topic": share(rows, lambda row: row["kind"].startswith("other_")),
+        "broken": share(rows, lambda row: row["kind"] == "broken"),
+        "style": share(refusals, lambda row: row["kind"] == "refusal_desired"),
     }
 
 
-def _share(rows: Sequence[Mapping[str, Any]], holds: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+def share(rows: Sequence[Mapping[str, Any]], holds: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+    """`n`, `value` (None for no rows) and `interval` of the share of rows of which it holds; a row's `unit` is its cluster."""
     units: dict[str, list[bool]] = {}
     for row in rows:
         units.setdefault(row["unit"], []).append(holds(row))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
-from forescale.core.documents import Image, Message, Part, Text
+from forescale.core.documents import Message, Part, Text, joined
 from forescale.evals.task import LETTERS, Explain, Item, Letters, Options, Respond, Task
 from forescale.model.config import ModelConfig
 from forescale.tokenizer.bpe import Tokenizer
@@ -51,16 +51,6 @@ def parts_of(item: Item, task: Task) -> list[Part]:
     for example in task.dataset.examples(item.group, task.solver.shots):
         parts += [*question(example, task), Text(answer(example, task) + "\n\n")]
     return joined([*parts, *question(item, task)])
-
-
-def joined(parts: Sequence[Part]) -> list[Part]:
-    out: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and out and isinstance(out[-1], Text):
-            out[-1] = Text(out[-1].text + part.text)
-        else:
-            out.append(part)
-    return [part for part in out if isinstance(part, Image) or part.text]
 
 
 def shown(parts: Sequence[Part]) -> str:

@@ -17,7 +17,7 @@ from forescale.core.device import pick_device
 from forescale.core.documents import Text
 from forescale.core.errors import UserError
 from forescale.core.progress import Meter, say
-from forescale.core.statistics import summary
+from forescale.core.statistics import spread, summary
 from forescale.data.fetch import PackUnavailable
 from forescale.evals import code, contamination, knowledge, scales, suite
 from forescale.evals.calibration import calibration
@@ -26,7 +26,7 @@ from forescale.evals.examine import NORMAL, Report, Row, examine
 from forescale.evals.exams.files import files_of
 from forescale.evals.sandbox import Sandbox
 from forescale.evals.suite import ExamsConfig, Planned
-from forescale.evals.task import Explain, Respond, Task, by_group, describe, spread
+from forescale.evals.task import Explain, Respond, Task, by_group, describe
 from forescale.generate.sample import sample
 
 Json = dict[str, Any]

@@ -11,12 +11,13 @@ import tyro
 
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.errors import UserError
+from forescale.core.statistics import spread
 from forescale.data.config import DataConfig
 from forescale.data.fetch import PackUnavailable
 from forescale.evals import knowledge, scorers, sight
 from forescale.evals.exams.catalogue import PACK_EXAMS, list_exams, load_exam
 from forescale.evals.prompts import new_tokens, parts_of, shown, written_prompt
-from forescale.evals.task import Dataset, Explain, Letters, Options, Respond, Solver, Task, spread
+from forescale.evals.task import Dataset, Explain, Letters, Options, Respond, Solver, Task
 
 # How an exam is asked by default: as lm-eval's task of the same name, or as the GPT-4 report did.
 SOLVERS: dict[str, Solver] = {

@@ -5,7 +5,7 @@ An item is multiple choice if it has options, free response otherwise. Question 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -161,10 +161,3 @@ def by_group(items: Iterable[Item]) -> dict[str, list[Item]]:
     for item in items:
         groups.setdefault(item.group, []).append(item)
     return groups
-
-
-def spread(items: Sequence[T], limit: int) -> tuple[T, ...]:
-    """At most `limit` items, evenly over the fixed order (0: all), so that every group keeps its share."""
-    if not limit or limit >= len(items):
-        return tuple(items)
-    return tuple(items[i * len(items) // limit] for i in range(limit))

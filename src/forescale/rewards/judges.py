@@ -16,7 +16,7 @@ import numpy as np
 
 from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
 from forescale.checkpoints.files import Checkpoint
-from forescale.core.documents import Answered, Image, Message, Part, Text
+from forescale.core.documents import Answered, Image, Message, Part, Text, joined
 from forescale.core.endpoint import JudgeFailed, JudgeGarbled, JudgeUnreachable, endpoint_judge
 from forescale.core.errors import UserError
 from forescale.data.images import encode_png
@@ -143,8 +143,8 @@ class CheckpointJudge:
 
     def _encode(self, parts: Sequence[Part]) -> Prompt:
         if self._chat:
-            return encode_chat([Message("user", _joined(parts))], self._tokenizer, self._model.config)
-        return encode_parts(_joined([*parts, Text("\nAnswer:")]), self._tokenizer, self._model.config)
+            return encode_chat([Message("user", tuple(joined(parts)))], self._tokenizer, self._model.config)
+        return encode_parts(joined([*parts, Text("\nAnswer:")]), self._tokenizer, self._model.config)
 
     def _verdict(self, case: Answered, scored: Sequence[Sequence[Any]]) -> Verdict | None:
         """From the log-probabilities of the words after each question."""
@@ -218,7 +218,7 @@ class EndpointJudge:
             return error
 
     def _content(self, case: Answered) -> Any:
-        parts = _joined([Text(self._before), *case_parts(case, self._pictures), Text(self._question)])
+        parts = joined([Text(self._before), *case_parts(case, self._pictures), Text(self._question)])
         if not any(isinstance(part, Image) for part in parts):
             return "".join(part.text for part in parts if isinstance(part, Text))
         return [
@@ -258,14 +258,3 @@ def _asked(rubric: Rubric, ask: Asking) -> tuple[Proposition, ...]:
 def _json_question(asked: Sequence[Proposition]) -> str:
     lines = ["Reply with a JSON object alone that holds true or false for each of these keys:"]
     return "\n".join([*lines, *(f"- {p.name}: {p.question}" for p in asked)])
-
-
-def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Neighbouring texts as one."""
-    out: list[Part] = []
-    for part in parts:
-        if isinstance(part, Text) and out and isinstance(out[-1], Text):
-            out[-1] = Text(out[-1].text + part.text)
-        else:
-            out.append(part)
-    return tuple(out)

@@ -8,8 +8,9 @@ from typing import Any
 
 from forescale.core.artifacts import write_json
 from forescale.core.errors import UserError
+from forescale.core.statistics import spread
 from forescale.rewards.agreement import agreement, render
-from forescale.rewards.labelled import Labelled, load_labelled
+from forescale.rewards.labelled import load_labelled
 from forescale.rewards.rubrics import Rubric, load_rubric
 from forescale.rewards.rules import RulesJudge
 from forescale.rewards.verdicts import Judge
@@ -82,9 +83,3 @@ def measure(flags: JudgeFlags) -> str:
 
         return json.dumps(figures, indent=1)
     return render(figures)
-
-
-def spread(rows: list[Labelled], limit: int) -> list[Labelled]:
-    """`limit` of the rows, evenly spread over their order; all for 0."""
-    n = min(limit or len(rows), len(rows))
-    return [rows[i * len(rows) // n] for i in range(n)]

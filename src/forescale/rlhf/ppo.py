@@ -161,10 +161,9 @@ class Ppo:
     def draw(self, step: int) -> list[int]:
         """Which requests a step asks: all in a random order, then all in another."""
         count, wanted = len(self.requests), self.config.answers
-        chosen = []
-        for place in range(step * wanted, (step + 1) * wanted):
-            chosen.append(self._order(place // count)[place % count])
-        return chosen
+        places = range(step * wanted, (step + 1) * wanted)
+        orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
+        return [orders[place // count][place % count] for place in places]
 
     def _order(self, epoch: int) -> list[int]:
         count = len(self.requests)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from forescale.checkpoints.files import load_checkpoint, save_checkpoint
+from forescale.checkpoints.files import find_checkpoint, load_checkpoint, read_facts, save_checkpoint
 from forescale.core.artifacts import Stage, read_json, write_json, write_text
 from forescale.core.device import pick_device
 from forescale.core.documents import Answered, Preference
@@ -79,6 +79,22 @@ class RbrmStageConfig:
     files: dict[str, Any] = field(default_factory=dict)
 
 
+def rbrm_config(
+    rubric: str, judge: str, judge_model: str, rankings: tuple[str, ...], labels: tuple[str, ...], force: bool
+) -> RbrmStageConfig:
+    """With what the rubric and the files are now. Raises UserError for a rubric that cannot be read."""
+    return RbrmStageConfig(
+        rubric=rubric,
+        rubric_sha256=load_rubric(rubric).sha256,
+        rankings=rankings,
+        labels=labels,
+        judge=judge,
+        judge_model=judge_model,
+        force=force,
+        files=tuning.fingerprints((*rankings, *labels)),
+    )
+
+
 @dataclass(frozen=True)
 class PpoStageConfig:
     requests: tuple[str, ...]
@@ -120,16 +136,7 @@ class AlignmentConfig:
     def stages(self) -> tuple[SftStageConfig, RewardStageConfig, RbrmStageConfig, PpoStageConfig]:
         """The stages' configurations. Raises UserError for a rubric that cannot be read."""
         files = tuning.fingerprints
-        rbrm = RbrmStageConfig(
-            rubric=self.rubric,
-            rubric_sha256=load_rubric(self.rubric).sha256,
-            rankings=self.rankings,
-            labels=self.labels,
-            judge=self.judge,
-            judge_model=self.judge_model,
-            force=self.force_judge,
-            files=files((*self.rankings, *self.labels)),
-        )
+        rbrm = rbrm_config(self.rubric, self.judge, self.judge_model, self.rankings, self.labels, self.force_judge)
         return (
             SftStageConfig(self.conversations, self.sft, files(self.conversations)),
             RewardStageConfig(self.preferences, self.reward_model, files(self.preferences)),
@@ -190,7 +197,7 @@ def run_rbrm(config: RbrmStageConfig, inputs: Mapping[str, Path], out_dir: Path)
     rubric = load_rubric(config.rubric)
     judge = make_judge(config.judge, rubric, config.judge_model)
     reward_model = load_reward_model(inputs["reward"]) if "reward" in inputs else None
-    size = load_checkpoint(inputs["sft"]).model.config.image_size
+    size = read_facts(find_checkpoint(inputs["sft"]) / "config.json")["model"]["image_size"]
     figures = agreement(judge, labels_of(config.labels, config.seed, size))
     write_json(out_dir / "agreement.json", figures)
     spec = {"rubric": config.rubric, "judge": config.judge, "judge_model": config.judge_model}

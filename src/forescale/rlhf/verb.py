@@ -14,7 +14,6 @@ from forescale.core.artifacts import MANIFEST, Stage, read_json, sha256_file
 from forescale.core.errors import UserError
 from forescale.data import tuning
 from forescale.rewards.model import RewardModelConfig
-from forescale.rewards.rubrics import load_rubric
 from forescale.rlhf.ppo import PpoConfig
 from forescale.rlhf.stages import (
     PPO,
@@ -22,9 +21,9 @@ from forescale.rlhf.stages import (
     REWARD,
     SFT,
     PpoStageConfig,
-    RbrmStageConfig,
     RewardStageConfig,
     SftStageConfig,
+    rbrm_config,
 )
 from forescale.train.sft import SftConfig
 
@@ -119,15 +118,8 @@ def ppo(flags: PpoFlags) -> Path:
     if flags.reward is not None:
         inputs["reward"] = flags.reward
     if flags.rankings:
-        rbrm = RbrmStageConfig(
-            rubric=flags.rubric,
-            rubric_sha256=load_rubric(flags.rubric).sha256,
-            rankings=flags.rankings,
-            labels=flags.labels,
-            judge=flags.judge,
-            judge_model=flags.judge_model,
-            force=flags.force_judge,
-            files=tuning.fingerprints((*flags.rankings, *flags.labels)),
+        rbrm = rbrm_config(
+            flags.rubric, flags.judge, flags.judge_model, flags.rankings, flags.labels, flags.force_judge
         )
         _make(RBRM, rbrm, inputs, flags.out / "rbrm")
         inputs = {**inputs, "rbrm": flags.out / "rbrm"}

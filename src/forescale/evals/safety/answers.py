@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.artifacts import resume_lines
-from forescale.core.documents import Answered, Image, Message, Part, Request, Text
+from forescale.core.documents import Answered, Image, Message, Part, Request, Text, joined
 from forescale.core.errors import UserError
-from forescale.evals.prompts import joined
 from forescale.generate.sample import sample
 from forescale.rewards.verdicts import CLASSES, Judge, Verdict
 

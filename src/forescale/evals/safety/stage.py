@@ -20,7 +20,7 @@ from forescale.core.device import pick_device
 from forescale.core.documents import Answered, Request
 from forescale.core.errors import UserError
 from forescale.core.progress import Meter, say
-from forescale.core.statistics import summary
+from forescale.core.statistics import spread, summary
 from forescale.data.fetch import PackUnavailable
 from forescale.evals.code import write_rows
 from forescale.evals.examine import examine
@@ -42,7 +42,7 @@ from forescale.evals.safety.answers import (
 from forescale.evals.safety.sets import Case, Policy, RequestSet
 from forescale.evals.safety.toxicity import NEW_TOKENS, SAMPLES, TOP_P, Scorer, score_continuations
 from forescale.evals.stage import CHECKPOINT_FILES
-from forescale.evals.task import Task, by_group, spread
+from forescale.evals.task import Task, by_group
 from forescale.rewards.verdicts import Judge
 
 Json = dict[str, Any]
