@@ -34,6 +34,7 @@ from forescale.rewards.rules import RulesJudge
 from forescale.rewards.verdicts import Verdict
 from forescale.rlhf.align import align, copy_of, fit_rbrm, train_sft
 from forescale.rlhf.ppo import PpoConfig
+from forescale.rlhf.stages import pretraining_rows
 from forescale.train.sft import SftConfig
 
 ARMS = ("sft", "rm", "rbrm", "shuffled", "no_kl")
@@ -85,7 +86,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
         sft = load_checkpoint(out / "sft" / "checkpoint")
     else:
         (out / "sft").mkdir(exist_ok=True)
-        sft = train_sft(base, lessons, sft_config, out / "sft", shown("sft"))  # type: ignore[arg-type]
+        rows = pretraining_rows(options.base / "shards", options.base / "data", base)
+        sft = train_sft(base, lessons, sft_config, out / "sft", shown("sft"), rows)  # type: ignore[arg-type]
         save_checkpoint(sft.model, sft.tokenizer, out / "sft" / "checkpoint")
     if not (out / "sft.jsonl").is_file():
         measure("sft", sft)

@@ -64,6 +64,8 @@ def prepare(options: argparse.Namespace) -> dict[str, Path]:
     unique = {words(r): r.category or "allowed" for r in requests}
     parts: dict[str, list[dict]] = {"train": [], "held_out": [], "rankings": []}
     for prompt, category in unique.items():
+        if category not in WORTH:
+            continue  # no ranked completions of sensitive requests, so no weights for them
         row = {"messages": [{"role": "user", "content": prompt}], "category": category}
         parts["held_out" if held_out(prompt, 0.3) else "train"].append(row)
     for prompt, rows in completions.items():

@@ -277,7 +277,8 @@ def align(recipe: Recipe, out_dir: Path) -> dict[str, Path]:
     folder = out_dir / "alignment"
     sft_config, reward_config, rbrm_config, ppo_config = recipe.alignment.stages()
     sft, reward, rbrm, ppo = (folder / name for name in ("sft", "reward", "rbrm", "ppo"))
-    make(alignment.SFT, sft_config, {"base": out_dir / "target"}, sft)
+    pretraining = {name: out_dir / name for name in ("data", "shards")}
+    make(alignment.SFT, sft_config, {"base": out_dir / "target", **pretraining}, sft)
     make(alignment.REWARD, reward_config, {"sft": sft}, reward)
     make(alignment.RBRM, rbrm_config, {"sft": sft, "reward": reward}, rbrm)
     make(alignment.PPO, ppo_config, {"sft": sft, "reward": reward, "rbrm": rbrm}, ppo)

@@ -83,8 +83,9 @@ def make_tuning(root: Path, hostile: str) -> None:
     rng = np.random.default_rng(3)
     (root / "sft").mkdir(parents=True)
     lines(root / "sft" / "metrics.jsonl", [
-        {"step": i + 1, "loss": 3.2 * (i + 1) ** -0.4 + rng.normal(0, 0.05), "gradient_norm": 1.0, "learned_tokens": 240}
-        for i in range(400)
+        {"step": i + 1, "loss": 5.4 * (i + 1) ** -0.2 + own, "conversation_loss": 3.2 * (i + 1) ** -0.4 + own,
+         "pretraining_loss": 2.2 + 0.5 * (i + 1) ** -0.4, "gradient_norm": 1.0, "learned_tokens": 240}
+        for i, own in enumerate(rng.normal(0, 0.05, 400))
     ])  # fmt: skip
     dump(root / "sft" / "result.json", {"conversations": 4000, "too_long": 3, "row_tokens": 256, "steps": 400})
     (root / "reward").mkdir()

@@ -108,6 +108,7 @@ def test_ppo_with_either_alone(folder: Path, tuned: Path, reward: Path) -> None:
     [
         (["sft", "MODEL", "--data", "nowhere.jsonl"], "'nowhere.jsonl' is no data to align on"),
         (["sft", "nowhere", "--data", "world:4"], "nowhere does not exist"),
+        (["sft", "MODEL", "--data", "world:4", "--pretraining", "nowhere"], "data is not there; --pretraining takes"),
         (["reward", "MODEL", "--data", "world:0"], "'world:0' is no data to align on"),
         (["ppo", "MODEL", "--requests", "world:4"], "PPO needs a reward"),
         (["ppo", "MODEL", "--requests", "world:4", "--rankings", "world:4"], "measured before it is used"),
@@ -126,6 +127,14 @@ def test_what_cannot_be_is_said_in_a_sentence(
     error = capsys.readouterr().err.strip().splitlines()
     assert why in error[-1]
     assert error[-1].startswith("forescale: ")
+
+
+def test_rows_laid_out_for_another_model_are_refused(
+    folder: Path, tmp_path: Path, prepared: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sft", str(folder / "model"), "--data", str(folder / "talks.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--pretraining", str(prepared["data"].parent)]) == 2
+    assert "was laid out for another model than model; give the run that it comes from" in capsys.readouterr().err
 
 
 def test_a_judge_below_the_floor_is_refused_unless_forced(

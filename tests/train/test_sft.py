@@ -16,9 +16,10 @@ from tests.checkpoints.small import TOKENIZER, checkpoint
 from forescale.checkpoints.encoding import Lesson, encode_chat, encode_lesson
 from forescale.core.documents import Image, Message, Text
 from forescale.core.errors import UserError
+from forescale.data.shards import Rows
 from forescale.model.multimodal import IGNORE
 from forescale.train import tune as tune_module
-from forescale.train.sft import SftConfig, batches, fill_rows, pack, packed_states, tune
+from forescale.train.sft import SftConfig, batches, draw, fill_rows, pack, packed_states, tune
 
 
 def user(text: str, *pictures: int) -> Message:
@@ -129,9 +130,39 @@ def test_a_model_learns_its_answers(tmp_path: Path) -> None:
     assert losses[-1] < 0.05 < 1.0 < losses[0]
 
 
+def pretraining(stem: Path) -> Rows:
+    """Sixteen rows of 64 tokens of one text, without pictures."""
+    ids = (TOKENIZER.encode("the cat sat on the mat 1234. ") * 200)[: 16 * 64 + 1]
+    np.array(ids, "<u2").tofile(stem.with_name(stem.name + ".u16"))
+    np.zeros((0, 2), "<i8").tofile(stem.with_name(stem.name + "_images.i64"))
+    facts = {"sequence_length": 64, "image_token": TOKENIZER.image, "end_token": TOKENIZER.end}
+    return Rows(stem, facts, NO_PIXELS)
+
+
+def test_rows_of_pretraining_are_learned_beside_the_conversations(tmp_path: Path) -> None:
+    rows = pretraining(tmp_path / "train")
+    config = SftConfig(epochs=30, learning_rate=3e-3, row_tokens=128, pretraining_rows=3)
+    records = {}
+    for name, beside in (("with", rows), ("without", None)):
+        tuned = checkpoint()
+        tune(tuned, LESSONS, config, tmp_path / name, pretraining=beside)
+        batch = rows.batch(0, 16)
+        loss = tuned.model.loss(torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets))
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        records[name] = (loss.item(), lines[-1])
+    assert records["with"][0] < 1.0 < 3.0 < records["without"][0]
+    last = records["with"][1]
+    assert last["loss"] == pytest.approx(last["conversation_loss"] + last["pretraining_loss"])
+    assert "pretraining_loss" not in records["without"][1]
+    # Another place at every step, and no more rows than there are.
+    assert len({draw(rows, step, config).tokens.tobytes() for step in range(30)}) > 5
+    assert draw(rows, 0, SftConfig(pretraining_rows=50)).tokens.shape == (16, 64)
+
+
 def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SftConfig(epochs=6, learning_rate=1e-3, batch_rows=1, row_tokens=96)
-    whole = tune(checkpoint(), LESSONS, config, tmp_path / "whole")
+    rows = pretraining(tmp_path / "train")
+    whole = tune(checkpoint(), LESSONS, config, tmp_path / "whole", pretraining=rows)
     monkeypatch.setattr(tune_module, "SAVE_EVERY_SECONDS", 0.0)
 
     def stop(step: int, steps: int, loss: float) -> None:
@@ -139,8 +170,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path: Path, monke
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(checkpoint(), LESSONS, config, tmp_path / "cut", stop)
-    cut = tune(checkpoint(), LESSONS, config, tmp_path / "cut")
+        tune(checkpoint(), LESSONS, config, tmp_path / "cut", stop, rows)
+    cut = tune(checkpoint(), LESSONS, config, tmp_path / "cut", pretraining=rows)
     for (name, a), b in zip(whole.state_dict().items(), cut.state_dict().values()):
         assert torch.equal(a, b), name
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "cut" / "metrics.jsonl").read_text()

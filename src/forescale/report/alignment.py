@@ -59,8 +59,8 @@ def _sft(found: Alignment) -> Json | None:
         "epochs": (config.get("sft") or {}).get("epochs"),
         # Counted as often as learned from: once an epoch.
         "learned_tokens": sum(row.get("learned_tokens") or 0 for row in steps) if steps else None,
-        "curve": binned(steps, ("loss",)),
-        **{name: (ends(steps, "loss") or {}).get(name) for name in ("first", "last")},
+        "curve": binned(steps, ("conversation_loss", "pretraining_loss")),
+        **{name: (ends(steps, "conversation_loss") or {}).get(name) for name in ("first", "last")},
     }
 
 
@@ -214,7 +214,7 @@ def _compared(first: Sequence[Json], second: Sequence[Json]) -> Json:
 
 
 def _is_wrong(row: Json) -> bool:
-    return row["kind"] not in DESIRED.get(row["category"], ())
+    return not row["right"]
 
 
 # Of answers, as behaviour.json has them.

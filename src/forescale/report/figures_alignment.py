@@ -40,10 +40,10 @@ def tuning(alignment: Json, sources: tuple[str, ...]) -> Drawing | None:
     """Loss curves of SFT and of the reward model, and the reward model's reliability diagram: a panel each."""
     makers: list[Callable[[Axes], str]] = []
     sft, reward = alignment["sft"], alignment["reward_model"]
-    if sft and points(sft["curve"], "step", "loss"):
-        makers.append(lambda ax: _loss_panel(ax, sft["curve"], "SFT", "loss, nats a token", 0))
+    if sft and points(sft["curve"], "step", "conversation_loss"):
+        makers.append(lambda ax: _sft_panel(ax, sft["curve"]))
     if reward and points(reward["curve"], "step", "loss"):
-        makers.append(lambda ax: _loss_panel(ax, reward["curve"], "reward model", "loss, nats a pair", 1, math.log(2)))
+        makers.append(lambda ax: _pairs_panel(ax, reward["curve"]))
     if reward and (reward["calibration"] or {}).get("bins"):
         makers.append(lambda ax: _reward_panel(ax, reward["calibration"]))
     if not makers:
@@ -62,19 +62,40 @@ def tuning(alignment: Json, sources: tuple[str, ...]) -> Drawing | None:
         return style.drawing(figure, "tuning", "SFT and the reward model", " ".join(said), caption, sources)
 
 
-def _loss_panel(ax: Axes, curve: Sequence[Json], name: str, label: str, index: int, chance: float | None = None) -> str:
-    found = points(curve, "step", "loss")
-    _line(ax, found, style.cap_colour(index))
-    if chance is not None:
-        ax.axhline(chance, color=INK, lw=1.1, ls=(0, (1, 2)))
+def _sft_panel(ax: Axes, curve: Sequence[Json]) -> str:
+    lines = {
+        name: points(curve, "step", f"{key}_loss")
+        for name, key in (("conversations", "conversation"), ("rows of pretraining", "pretraining"))
+    }
+    found = {name: line for name, line in lines.items() if line}
+    for index, (name, line) in enumerate(found.items()):
+        _line(ax, line, style.cap_colour(2 * index), name)
+    if len(found) > 1:
+        ax.legend(loc="center right", fontsize=8)
     _steps_axis(ax, curve)
-    ax.set_ylabel(label)
-    ax.set_title(name)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("loss, nats a token")
+    ax.set_title("SFT")
+    return _from_to("SFT", found["conversations"])
+
+
+def _pairs_panel(ax: Axes, curve: Sequence[Json]) -> str:
+    found = points(curve, "step", "loss")
+    _line(ax, found, style.cap_colour(1))
+    ax.axhline(math.log(2), color=INK, lw=1.1, ls=(0, (1, 2)))
+    _steps_axis(ax, curve)
+    ax.set_ylabel("loss, nats a pair")
+    ax.set_title("reward model")
+    return _from_to("reward model", found)
+
+
+def _from_to(name: str, found: Points) -> str:
     return f"{name}: loss {words.loss(found[0][1])} at first, {words.loss(found[-1][1])} at last."
 
 
 def _reward_panel(ax: Axes, values: Json) -> str:
-    reliability_panel(ax, values, 1, "reward model, held-out pairs")
+    # Its own choice has at least one half and is mostly right: the points stand at the upper right.
+    reliability_panel(ax, values, 1, "reward model, held-out pairs", text_at=(0.97, 0.03))
     ax.set_ylabel("share ordered as people did")
     return f"Reward model: Brier score {words.loss(values.get('brier'))} on held-out pairs."
 

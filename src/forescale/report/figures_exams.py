@@ -224,8 +224,13 @@ def _errors(values: Json) -> list[str]:
     return lines
 
 
-def reliability_panel(ax: Axes, values: Json, index: int, title: str) -> None:
-    """One reliability diagram, of a View as docs/artifacts.md has it, in the colour and with the mark of `index`."""
+def reliability_panel(
+    ax: Axes, values: Json, index: int, title: str, text_at: tuple[float, float] = (0.03, 0.97)
+) -> None:
+    """One reliability diagram, of a View as docs/artifacts.md has it, in the colour and with the mark of `index`.
+
+    `text_at`: the corner, in parts of the axes, where its errors are written.
+    """
     colour = style.cap_colour(index)
     ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
     bins = [b for b in values["bins"] if None not in (b.get("confidence"), b.get("accuracy"))]
@@ -239,7 +244,8 @@ def reliability_panel(ax: Axes, values: Json, index: int, title: str) -> None:
         style.cap_marker(index), ms=5, color=colour, mec=PAPER, mew=0.6, zorder=4,
     )  # fmt: skip
     text = "\n".join([*_errors(values), *([f"n = {values['n']:,}"] if values.get("n") else [])])
-    ax.text(0.03, 0.97, text, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.5)
+    across, up = ("left", "right")[text_at[0] > 0.5], ("bottom", "top")[text_at[1] > 0.5]
+    ax.text(*text_at, text, transform=ax.transAxes, ha=across, va=up, fontsize=8, linespacing=1.5)
     ax.set_title(style.plain(title), fontsize=8.5)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)

@@ -10,6 +10,7 @@ from typing import Any
 from forescale.checkpoints.encoding import encode_lesson
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.documents import Answered, Conversation, Request
+from forescale.data.shards import Rows
 from forescale.model.scalar import ScalarModel
 from forescale.rewards.combine import Reward
 from forescale.rewards.model import RewardModel
@@ -37,10 +38,11 @@ def train_sft(
     config: SftConfig,
     out_dir: Path,
     on_step: OnStep | None = None,
+    pretraining: Rows | None = None,
 ) -> Checkpoint:
     """The base model, in place, tuned on conversations. Raises UserError as `encode_lesson` and `tune` do."""
     lessons = [encode_lesson(c.messages, base.tokenizer, base.model.config) for c in conversations]
-    tune(base, lessons, config, out_dir, on_step)
+    tune(base, lessons, config, out_dir, on_step, pretraining)
     return base
 
 

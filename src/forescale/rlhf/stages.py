@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from forescale.checkpoints.files import find_checkpoint, load_checkpoint, read_facts, save_checkpoint
+from forescale.checkpoints.files import Checkpoint, find_checkpoint, load_checkpoint, read_facts, save_checkpoint
 from forescale.core.artifacts import Stage, read_json, write_json, write_text
 from forescale.core.device import pick_device
 from forescale.core.documents import Answered, Preference
+from forescale.core.errors import UserError
 from forescale.core.progress import meter, say
 from forescale.core.statistics import wilson
 from forescale.data import preferences, tuning, world
+from forescale.data.shards import Rows, Shards
 from forescale.evals.behaviour import behaviour, summary
 from forescale.evals.calibration import Predictions, view
 from forescale.rewards.agreement import agreement, require
@@ -148,11 +150,26 @@ class AlignmentConfig:
 def run_sft(config: SftStageConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
     base = load_checkpoint(inputs["base"], pick_device())
     conversations = tuning.load_conversations(config.data, config.sft.seed, base.model.config.image_size)
+    pretraining = pretraining_rows(inputs["shards"], inputs["data"], base) if "shards" in inputs else None
     with meter("sft") as bar:
-        tuned = train_sft(
-            base, conversations, config.sft, out_dir, lambda step, n, loss: bar.update(step / n, f"loss {loss:.3f}")
-        )
+
+        def on_step(step: int, steps: int, loss: float) -> None:
+            bar.update(step / steps, f"loss {loss:.3f}")
+
+        tuned = train_sft(base, conversations, config.sft, out_dir, on_step, pretraining)
     save_checkpoint(tuned.model, tuned.tokenizer, out_dir / "checkpoint", base.source)
+
+
+def pretraining_rows(shards_dir: Path, data_dir: Path, base: Checkpoint) -> Rows:
+    """Of the run that the model comes from. Raises UserError if it cannot be that run; CorruptArtifact."""
+    shards, config = Shards(shards_dir, data_dir), base.model.config
+    facts, size = shards.facts, read_json(data_dir / "data.json")["image_size"]
+    theirs = (facts["vocab_size"], facts["image_token"], facts["image_tokens"], size)
+    if theirs != (config.vocab_size, base.tokenizer.image, config.image_tokens, config.image_size):
+        raise UserError(
+            f"{shards_dir} was laid out for another model than {base.name}; give the run that it comes from."
+        )
+    return shards.train
 
 
 def run_reward(config: RewardStageConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:

@@ -43,6 +43,8 @@ class Sft:
     """files of messages (docs/conversations.md), or world:N, curriculum:N, encyclopedia:N"""
     out: Path
     """folder of the tuned model; the same folder again goes on where it stopped"""
+    pretraining: Path | None = None
+    """the run folder that the model comes from, whose training rows go beside the conversations so that it forgets less"""
     sft: SftConfig = SftConfig(learning_rate=1e-4)
 
 
@@ -97,7 +99,13 @@ class PpoFlags:
 def sft(flags: Sft) -> Path:
     """Returns the folder. Raises UserError for a model or data that cannot be."""
     config = SftStageConfig(flags.data, flags.sft, tuning.fingerprints(flags.data))
-    return _make(SFT, config, {"base": flags.model}, flags.out)
+    inputs = {"base": flags.model}
+    if flags.pretraining is not None:
+        rows = {name: flags.pretraining / name for name in ("data", "shards")}
+        if missing := [path for path in rows.values() if not (path / MANIFEST).is_file()]:
+            raise UserError(f"{missing[0]} is not there; --pretraining takes the folder of a run of `forescale run`.")
+        inputs |= rows
+    return _make(SFT, config, inputs, flags.out)
 
 
 def reward(flags: RewardFlags) -> Path:

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: a model learns the assistant's side of conversations.
 
 Special: rows are packed with whole conversations that cannot see one another (each has its own positions and its own mask), and
-only what the assistant wrote, with the token that ends it, is learned.
+only what the assistant wrote, with the token that ends it, is learned. Rows of the pretraining data go beside them, so that what
+was learned there is not forgotten (Ouyang et al. 2022, section 3.5, do so in PPO).
 """
 
 from __future__ import annotations
@@ -21,25 +22,31 @@ from forescale.checkpoints.encoding import Lesson
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.artifacts import write_json
 from forescale.core.errors import UserError
+from forescale.data.shards import Batch, Rows
 from forescale.model.multimodal import IGNORE, Model
+from forescale.train.loop import to_tensors
 from forescale.train.tune import fine_tune
 
 
 @dataclass(frozen=True)
 class SftConfig:
-    """`learning_rate`: peak. `row_tokens`: length of packed rows (0: as the model was trained). `seed`: of the order."""
+    """`learning_rate`: peak. `row_tokens`: length of packed rows (0: as the model was trained). `pretraining_rows`: of pretraining
+    data beside each batch, where there is some; their mean loss is added to that of the conversations. `seed`: of the order."""
 
     epochs: int = 2
     learning_rate: float = 2e-3
     batch_rows: int = 4
     row_tokens: int = 0
+    pretraining_rows: int = 4
     warmup_fraction: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises UserError for settings that make no sense."""
-        if self.epochs < 1 or self.batch_rows < 1 or self.row_tokens < 0 or not self.learning_rate > 0:
+        if self.epochs < 1 or self.batch_rows < 1 or not self.learning_rate > 0:
             raise UserError("epochs and batch rows are at least 1, and the learning rate is above 0.")
+        if self.row_tokens < 0 or self.pretraining_rows < 0:
+            raise UserError("row tokens and pretraining rows are not below 0.")
 
 
 class Packed(NamedTuple):
@@ -111,10 +118,12 @@ def tune(
     config: SftConfig,
     out_dir: Path,
     on_step: Callable[[int, int, float], None] | None = None,
+    pretraining: Rows | None = None,
 ) -> Model:
     """Trains the checkpoint's model in place on all lessons that fit a row; goes on from what is in `out_dir`.
 
-    Writes `metrics.jsonl`. `on_step(step, steps, loss)`. Raises UserError if no lesson fits, TrainingDiverged, CorruptArtifact.
+    `pretraining`: rows that the model's own pretraining was laid out in. Writes `metrics.jsonl`. `on_step(step, steps, loss)`.
+    Raises UserError if no lesson fits, TrainingDiverged, CorruptArtifact.
     """
     model = checkpoint.model
     length = config.row_tokens or model.config.sequence_length
@@ -126,7 +135,13 @@ def tune(
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         packed = fill_rows(fits, schedule[step], length, checkpoint.tokenizer.end)
         x_MD, targets_M = packed_states(model, packed)
-        return F.cross_entropy(model.lm_head(x_MD).float(), targets_M), {"learned_tokens": len(targets_M)}
+        loss = F.cross_entropy(model.lm_head(x_MD).float(), targets_M)
+        facts = {"learned_tokens": len(targets_M), "conversation_loss": loss.item()}
+        if pretraining is not None and config.pretraining_rows:
+            tokens, targets, pixels = to_tensors(draw(pretraining, step, config), model.device)
+            beside = model.loss(tokens, targets, pixels)
+            loss, facts["pretraining_loss"] = loss + beside, beside.item()
+        return loss, facts
 
     fine_tune(
         model,
@@ -144,6 +159,13 @@ def tune(
         {"conversations": len(fits), "too_long": left_out, "row_tokens": length, "steps": len(schedule)},
     )
     return model
+
+
+def draw(pretraining: Rows, step: int, config: SftConfig) -> Batch:
+    """Rows that stand together, from a place that is drawn anew for every step."""
+    count = min(config.pretraining_rows, len(pretraining))
+    first = Random(f"{config.seed}/pretraining/{step}").randrange(len(pretraining) - count + 1)
+    return pretraining.batch(first, count)
 
 
 def batches(lessons: Sequence[Lesson], config: SftConfig, length: int) -> list[list[list[int]]]:
