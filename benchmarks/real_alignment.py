@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 
 from forescale.checkpoints.encoding import encode_chat
 from forescale.checkpoints.files import Checkpoint, load_checkpoint
-from forescale.core.artifacts import write_json
+from forescale.core.artifacts import Manifest, write_json
 from forescale.core.documents import Answered, Request, Text
 from forescale.core.statistics import mcnemar, spread, wilson
 from forescale.data.preferences import held_out, read_requests
@@ -77,7 +76,11 @@ def prepare(options: argparse.Namespace) -> dict[str, Path]:
     options.out.mkdir(parents=True, exist_ok=True)
     files = {name: options.out / f"{name}.jsonl" for name in parts}
     for name, path in files.items():
-        path.write_text("".join(json.dumps(row) + "\n" for row in parts[name]))
+        text = "".join(json.dumps(row) + "\n" for row in parts[name])
+        if (
+            not path.is_file() or path.read_text() != text
+        ):  # a file written anew is another one, and PPO would begin again
+            path.write_text(text)
         print(f"{name}: {len(parts[name])}", flush=True)
     return files
 
@@ -124,7 +127,6 @@ def main() -> None:
         value_learning_rate=3 * options.learning_rate,
         penalty=0.0,  # answers of so few tokens are nearly all cut off
     )
-    started = time.monotonic()
     flags = PpoFlags(
         model=options.model,
         requests=(str(files["train"]),),
@@ -134,10 +136,9 @@ def main() -> None:
         ppo=config,
     )
     folder = ppo(flags)
-    seconds = time.monotonic() - started
-    after = {c: refusals(load_checkpoint(folder / "ppo"), rows, options.new_tokens) for c, rows in groups.items()}
+    after = {c: refusals(load_checkpoint(folder), rows, options.new_tokens) for c, rows in groups.items()}
     result: dict[str, object] = {
-        "seconds": seconds,
+        "seconds": Manifest.load(folder).seconds,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     for category, (first, _) in before.items():
@@ -158,7 +159,7 @@ def main() -> None:
         for r, a, b in zip(rows, before[c][1], after[c][1])
     ]
     (options.out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
-    print(f"{seconds:.0f} s, peak memory {result['peak_memory_gb']:.2f} GB")
+    print(f"{result['seconds']:.0f} s, peak memory {result['peak_memory_gb']:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def pretraining(stem: Path) -> Rows:
 
 def test_rows_of_pretraining_are_learned_beside_the_conversations(tmp_path: Path) -> None:
     rows = pretraining(tmp_path / "train")
-    config = SftConfig(epochs=30, learning_rate=3e-3, row_tokens=128, pretraining_rows=3)
+    config = SftConfig(epochs=30, learning_rate=3e-3, row_tokens=128, pretraining_rows=3, pretraining_weight=0.5)
     records = {}
     for name, beside in (("with", rows), ("without", None)):
         tuned = checkpoint()
@@ -152,7 +152,7 @@ def test_rows_of_pretraining_are_learned_beside_the_conversations(tmp_path: Path
         records[name] = (loss.item(), lines[-1])
     assert records["with"][0] < 1.0 < 3.0 < records["without"][0]
     last = records["with"][1]
-    assert last["loss"] == pytest.approx(last["conversation_loss"] + last["pretraining_loss"])
+    assert last["loss"] == pytest.approx(last["conversation_loss"] + 0.5 * last["pretraining_loss"])
     assert "pretraining_loss" not in records["without"][1]
     # Another place at every step, and no more rows than there are.
     assert len({draw(rows, step, config).tokens.tobytes() for step in range(30)}) > 5

@@ -17,6 +17,7 @@ from forescale.model.scaling import Family
 from forescale.rlhf.ppo import PpoConfig
 from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
+from forescale.train.sft import SftConfig
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ def quick() -> Recipe:
         ladder=LadderConfig(caps=(30.0,), spacing=1.5, rungs=7, seeds=2, seeds_large=2),
         capability=CapabilityConfig(problems=60, samples=4),
         alignment=AlignmentConfig(
-            conversations=("world:2000", "curriculum:50"),
-            preferences=("world:2000",),
+            conversations=("world:4000", "curriculum:50"),
+            preferences=("world:3000",),
             requests=("world:1000",),
             rankings=("world:300",),
             labels=("world:300",),
-            ppo=PpoConfig(steps=30),
+            sft=SftConfig(learning_rate=4e-3),
+            ppo=PpoConfig(steps=40),
         ),
     )
 

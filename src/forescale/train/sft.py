@@ -31,13 +31,15 @@ from forescale.train.tune import fine_tune
 @dataclass(frozen=True)
 class SftConfig:
     """`learning_rate`: peak. `row_tokens`: length of packed rows (0: as the model was trained). `pretraining_rows`: of pretraining
-    data beside each batch, where there is some; their mean loss is added to that of the conversations. `seed`: of the order."""
+    data beside each batch, where there is some; their mean loss, times `pretraining_weight`, is added to that of the
+    conversations. `seed`: of the order."""
 
-    epochs: int = 2
-    learning_rate: float = 2e-3
+    epochs: int = 3
+    learning_rate: float = 3e-3
     batch_rows: int = 4
     row_tokens: int = 0
-    pretraining_rows: int = 4
+    pretraining_rows: int = 2
+    pretraining_weight: float = 0.2
     warmup_fraction: float = 0.05
     seed: int = 0
 
@@ -45,8 +47,8 @@ class SftConfig:
         """Raises UserError for settings that make no sense."""
         if self.epochs < 1 or self.batch_rows < 1 or not self.learning_rate > 0:
             raise UserError("epochs and batch rows are at least 1, and the learning rate is above 0.")
-        if self.row_tokens < 0 or self.pretraining_rows < 0:
-            raise UserError("row tokens and pretraining rows are not below 0.")
+        if self.row_tokens < 0 or self.pretraining_rows < 0 or not self.pretraining_weight >= 0:
+            raise UserError("row tokens, pretraining rows and their weight are not below 0.")
 
 
 class Packed(NamedTuple):
@@ -140,7 +142,7 @@ def tune(
         if pretraining is not None and config.pretraining_rows:
             tokens, targets, pixels = to_tensors(draw(pretraining, step, config), model.device)
             beside = model.loss(tokens, targets, pixels)
-            loss, facts["pretraining_loss"] = loss + beside, beside.item()
+            loss, facts["pretraining_loss"] = loss + config.pretraining_weight * beside, beside.item()
         return loss, facts
 
     fine_tune(
