@@ -71,7 +71,7 @@ def _sft_panel(ax: Axes, curve: Sequence[Json]) -> str:
     for index, (name, line) in enumerate(found.items()):
         _line(ax, line, style.cap_colour(2 * index), name)
     if len(found) > 1:
-        ax.legend(loc="center right", fontsize=8)
+        ax.legend(loc="upper right", fontsize=8)
     _steps_axis(ax, curve)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("loss, nats a token")
