@@ -83,7 +83,7 @@ def quick() -> Recipe:
             rankings=("world:300",),
             labels=("world:300",),
             sft=SftConfig(learning_rate=4e-3),
-            ppo=PpoConfig(steps=40),
+            ppo=PpoConfig(steps=80, value_learning_rate=2e-3),
         ),
     )
 
