@@ -77,9 +77,8 @@ def prepare(options: argparse.Namespace) -> dict[str, Path]:
     files = {name: options.out / f"{name}.jsonl" for name in parts}
     for name, path in files.items():
         text = "".join(json.dumps(row) + "\n" for row in parts[name])
-        if (
-            not path.is_file() or path.read_text() != text
-        ):  # a file written anew is another one, and PPO would begin again
+        # A file written anew is another one, and PPO would begin again.
+        if not path.is_file() or path.read_text() != text:
             path.write_text(text)
         print(f"{name}: {len(parts[name])}", flush=True)
     return files

@@ -164,7 +164,7 @@ def pretraining_rows(shards_dir: Path, data_dir: Path, base: Checkpoint) -> Rows
     """Of the run that the model comes from. Raises UserError if it cannot be that run; CorruptArtifact."""
     shards, config = Shards(shards_dir, data_dir), base.model.config
     facts, size = shards.facts, read_json(data_dir / "data.json")["image_size"]
-    theirs = (facts["vocab_size"], facts["image_token"], facts["image_tokens"], size)
+    theirs = (facts["vocab_size"], facts["image_token"], facts["image_tokens"], size if config.has_vision else 0)
     if theirs != (config.vocab_size, base.tokenizer.image, config.image_tokens, config.image_size):
         raise UserError(
             f"{shards_dir} was laid out for another model than {base.name}; give the run that it comes from."
