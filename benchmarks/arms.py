@@ -5,7 +5,7 @@ penalty are each worth.
     python -m benchmarks.arms --out arms --table                                   # of what is there
 
 Arms: `sft`; `rm`, PPO with the reward model; `rbrm`, with reward model and RBRM; `shuffled`, the same with RBRM labels shuffled
-between answers; `no_kl`, as `rbrm` without the KL penalty.
+between answers; `no_kl`, as `rbrm` with nothing that holds the policy: no KL penalty and no SFT loss.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
 
         return show
 
-    lessons = [
+    conversations = [
         *world.demonstrations(options.demonstrations, seed, size),
         *curriculum_conversations(options.instructions, seed, size),
     ]
@@ -87,7 +87,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
     else:
         (out / "sft").mkdir(exist_ok=True)
         rows = pretraining_rows(options.base / "shards", options.base / "data", base)
-        sft = train_sft(base, lessons, sft_config, out / "sft", shown("sft"), rows)  # type: ignore[arg-type]
+        sft = train_sft(base, conversations, sft_config, out / "sft", shown("sft"), rows)  # type: ignore[arg-type]
         save_checkpoint(sft.model, sft.tokenizer, out / "sft" / "checkpoint")
     if not (out / "sft.jsonl").is_file():
         measure("sft", sft)
@@ -118,9 +118,20 @@ def one_seed(options: argparse.Namespace, seed: int) -> None:
             parts["rbrm"] = Rbrm(judge, weights, rubric)  # type: ignore[assignment]
         if arm == "shuffled":
             parts["rbrm"] = Rbrm(ShuffledJudge(judge, seed), weights, rubric)  # type: ignore[assignment]
-        own = dataclasses.replace(ppo, beta=0.0, kl_target=0.0, kl_limit=0.0) if arm == "no_kl" else ppo
+        # Nothing then holds the policy: SFT's loss beside PPO's would.
+        free = {"beta": 0.0, "kl_target": 0.0, "kl_limit": 0.0, "sft_weight": 0.0}
+        own = dataclasses.replace(ppo, **free) if arm == "no_kl" else ppo
         (out / arm).mkdir(exist_ok=True)
-        policy, progress = align(sft, prompts, Sum(parts), reward_model, own, out / arm, shown(arm))  # type: ignore[arg-type]
+        policy, progress = align(
+            sft,
+            prompts,
+            Sum(parts),
+            reward_model,
+            own,
+            out / arm,
+            shown(arm),
+            conversations,  # type: ignore[arg-type]
+        )
         save_checkpoint(policy.model, policy.tokenizer, out / arm / "checkpoint")
         write_json(out / arm / "result.json", vars(progress))
         measure(arm, policy)

@@ -83,11 +83,13 @@ def test_ppo_with_a_reward_model_and_an_rbrm(folder: Path, tuned: Path, reward: 
     out = folder / "aligned"
     words = ["ppo", str(tuned), "--requests", str(folder / "prompts.jsonl"), "--reward", str(reward), "--out", str(out)]
     words += ["--rankings", "world:12", "--labels", "world:60", "--rubric", "world", *PPO]
+    words += ["--conversations", str(folder / "talks.jsonl")]
     assert main(words) == 0
     assert load_checkpoint(out / "ppo").model is not None
     record = json.loads((out / "ppo" / "metrics.jsonl").read_text().splitlines()[0])
     assert set(record["reward_parts"]) == {"reward_model", "rbrm"}
     assert record["kl"] == 0
+    assert record["sft_loss"] > 0
     assert record["first_ratio_error"] <= 1e-6
     assert read_json(out / "rbrm" / "agreement.json")["passes"]
     assert read_json(out / "ppo" / "result.json")["status"] == "ok"

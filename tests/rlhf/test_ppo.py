@@ -13,12 +13,14 @@ import pytest
 import torch
 from tests.checkpoints.small import checkpoint
 
+from forescale.checkpoints.encoding import Lesson, encode_lesson
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.documents import Answered, Image, Message, Request, Text
 from forescale.core.errors import UserError
 from forescale.model.scalar import ScalarModel
 from forescale.rlhf.ppo import Ppo, PpoConfig, RewardFailed, run_ppo
 from forescale.rlhf.rollout import logprobs
+from forescale.train.sft import conversation_loss
 
 Rows = Sequence[Mapping[str, float] | None]
 
@@ -47,11 +49,12 @@ def make(
     reward: Callable[[Sequence[Answered]], Rows] | None = None,
     given: Sequence[Request] | None = None,
     policy: Checkpoint | None = None,
+    lessons: Sequence[Lesson] = (),
 ) -> Ppo:
     policy = policy or checkpoint()
     reward = reward or by_text(lambda answer: float(len(answer)) / 10)
     value = ScalarModel(copy.deepcopy(policy.model))
-    return Ppo(policy, copy.deepcopy(policy.model), value, reward, given or requests(), config)
+    return Ppo(policy, copy.deepcopy(policy.model), value, reward, given or requests(), config, lessons)
 
 
 SMALL = PpoConfig(steps=4, answers=6, minibatch=3, epochs=2, max_new_tokens=6, learning_rate=1e-3, warmup=0)
@@ -130,13 +133,44 @@ def test_a_bandit_ends_at_its_known_optimum() -> None:
     assert chance() == pytest.approx(best, abs=0.06)
 
 
+def lessons(answer: str, policy: Checkpoint) -> list[Lesson]:
+    said = [(*request.messages, Message("assistant", (Text(f"{answer} {i}"),))) for i, request in enumerate(requests())]
+    return [encode_lesson(messages, policy.tokenizer, policy.model.config) for messages in said]
+
+
+def test_conversations_beside_the_updates_are_kept_in_mind() -> None:
+    losses = {}
+    for weight in (0.0, 1.0):
+        policy = checkpoint()
+        config = PpoConfig(**{**vars(SMALL), "sft_weight": weight, "sft_conversations": 3})
+        ppo = make(config, policy=policy, lessons=lessons("the cat", policy))
+        records = [ppo.learn(ppo.experience(step, 0.05)[0], step) for step in range(config.steps)]
+        assert all(("sft_loss" in record) == (weight > 0) for record in records)
+        every = list(range(len(ppo.beside)))
+        with torch.no_grad():
+            losses[weight] = float(conversation_loss(policy, ppo.beside, [[i] for i in every], 200)[0])
+    assert losses[1.0] < losses[0.0] - 0.1
+
+
+def test_conversations_that_no_model_can_read_are_refused() -> None:
+    policy = checkpoint()
+    long = (Message("user", (Text("word " * 3000),)), Message("assistant", (Text("yes"),)))
+    with pytest.raises(UserError, match="none of the 1 conversations fits"):
+        make(SMALL, policy=policy, lessons=[encode_lesson(long, policy.tokenizer, policy.model.config)])
+
+
 def states(ppo: Ppo) -> dict[str, torch.Tensor]:
     return {**ppo.policy.state_dict(), **{f"value.{k}": v for k, v in ppo.value.state_dict().items()}}
 
 
 def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path: Path) -> None:
     config = PpoConfig(**{**vars(SMALL), "kl_target": 0.5})
-    whole = make(config)
+
+    def fresh() -> Ppo:
+        policy = checkpoint()
+        return make(config, policy=policy, lessons=lessons("the cat", policy))
+
+    whole = fresh()
     run_ppo(whole, tmp_path / "whole", save_every_seconds=1e9)
 
     def stop(step: int, steps: int, record: Mapping[str, object]) -> None:
@@ -144,8 +178,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_ppo(make(config), tmp_path / "cut", stop, save_every_seconds=0)
-    cut = make(config)
+        run_ppo(fresh(), tmp_path / "cut", stop, save_every_seconds=0)
+    cut = fresh()
     run_ppo(cut, tmp_path / "cut", save_every_seconds=1e9)
     for (name, a), b in zip(states(whole).items(), states(cut).values(), strict=True):
         assert torch.equal(a, b), name
@@ -221,6 +255,8 @@ def test_every_request_is_asked_before_one_is_asked_again() -> None:
         ({"temperature": 0.0}, "above 0"),
         ({"beta": -1.0}, "cannot be negative"),
         ({"beta": 0.0, "kl_target": 3.0}, "begins above 0"),
+        ({"sft_weight": math.nan}, "not below 0"),
+        ({"sft_conversations": -1}, "not below 0"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, float], why: str) -> None:

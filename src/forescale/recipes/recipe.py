@@ -14,7 +14,6 @@ from forescale.evals.safety.stage import SafetyConfig
 from forescale.evals.suite import CODE, OWN, ExamsConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
-from forescale.rlhf.ppo import PpoConfig
 from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
 from forescale.train.sft import SftConfig
@@ -83,7 +82,6 @@ def quick() -> Recipe:
             rankings=("world:300",),
             labels=("world:300",),
             sft=SftConfig(learning_rate=4e-3),
-            ppo=PpoConfig(steps=80, value_learning_rate=2e-3),
         ),
     )
 

@@ -95,6 +95,7 @@ def _rbrm(found: Alignment) -> Json | None:
 
 CURVES = (
     "reward", "kl", "beta", "entropy", "clip_fraction", "explained_variance", "length", "ended", "left_out",
+    "sft_loss",
 )  # fmt: skip
 WORST = ("first_ratio_error", "sampler_gap")
 

@@ -156,7 +156,8 @@ PPO_ROWS = (
     ("reward", "Reward of an answer"), ("kl", "KL of an answer, nats"), ("beta", "KL coefficient β"),
     ("entropy", "Entropy, nats a token"), ("clip_fraction", "Share of ratios clipped"),
     ("explained_variance", "Explained variance of the value"), ("length", "Tokens an answer"),
-    ("ended", "Share of answers that end"), ("left_out", "Answers left out, a step"),
+    ("sft_loss", "Loss of SFT’s conversations, nats a token"), ("ended", "Share of answers that end"),
+    ("left_out", "Answers left out, a step"),
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forescale.checkpoints.encoding import encode_lesson
+from forescale.checkpoints.encoding import Lesson, encode_lesson
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.documents import Answered, Conversation, Request
 from forescale.data.shards import Rows
@@ -41,9 +41,13 @@ def train_sft(
     pretraining: Rows | None = None,
 ) -> Checkpoint:
     """The base model, in place, tuned on conversations. Raises UserError as `encode_lesson` and `tune` do."""
-    lessons = [encode_lesson(c.messages, base.tokenizer, base.model.config) for c in conversations]
-    tune(base, lessons, config, out_dir, on_step, pretraining)
+    tune(base, lessons_of(conversations, base), config, out_dir, on_step, pretraining)
     return base
+
+
+def lessons_of(conversations: Sequence[Conversation], checkpoint: Checkpoint) -> list[Lesson]:
+    """As the checkpoint's model reads them. Raises UserError as `encode_lesson` does."""
+    return [encode_lesson(c.messages, checkpoint.tokenizer, checkpoint.model.config) for c in conversations]
 
 
 def fit_rbrm(
@@ -81,10 +85,13 @@ def align(
     config: PpoConfig,
     out_dir: Path,
     on_step: Callable[[int, int, Mapping[str, Any]], None] | None = None,
+    conversations: Sequence[Conversation] = (),
 ) -> tuple[Checkpoint, Progress]:
-    """PPO from the tuned model, which stays as it is and is the reference. The value model begins as the reward model where there
+    """PPO from the tuned model, which stays as it is and is the reference, with SFT's loss on conversations, if given, beside
+    it. The value model begins as the reward model where there
     is one (Ouyang et al. 2022, appendix C.4), else as the tuned one."""
     policy = copy_of(tuned)
     value = ScalarModel(copy_of(reward_model.checkpoint if reward_model else tuned).model)
-    progress = run_ppo(Ppo(policy, tuned.model, value, reward, requests, config), out_dir, on_step)
+    ppo = Ppo(policy, tuned.model, value, reward, requests, config, lessons_of(conversations, tuned))
+    progress = run_ppo(ppo, out_dir, on_step)
     return policy, progress

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forescale.checkpoints.encoding import Prompt
+from forescale.checkpoints.encoding import Lesson, Prompt
 from forescale.checkpoints.files import Checkpoint
 from forescale.core.artifacts import atomic_path
 from forescale.core.documents import Request
@@ -41,6 +41,7 @@ from forescale.rlhf.advantages import (
 )
 from forescale.rlhf.rollout import Rollout, encode_requests, logprobs, roll_out, values
 from forescale.train.loop import autocast
+from forescale.train.sft import conversation_loss, pack
 from forescale.train.state import STATE, corrupt, fill, load_state, open_metrics, save_state, weights
 from forescale.train.tune import Tuner
 
@@ -52,18 +53,20 @@ SHOW_EVERY = 10
 @dataclass(frozen=True)
 class PpoConfig:
     """`answers`: a step. `minibatch`: answers an update, `epochs` times over. `beta`: KL coefficient; with `kl_target` (nats an
-    answer) it adapts. `kl_limit`: nats an answer, 0 for none. `warmup`: steps over which the learning rate rises; it then stays."""
+    answer) it adapts. `kl_limit`: nats an answer, 0 for none. `warmup`: steps over which the learning rate rises; it then stays.
+    `sft_conversations`: beside each update, where conversations are given; their loss, times `sft_weight`, is added to the
+    policy's (Ouyang et al. 2022, eq. 2, with SFT's conversations in the place of pretraining data)."""
 
-    steps: int = 60
+    steps: int = 120
     answers: int = 64
     minibatch: int = 16
     epochs: int = 1
     max_new_tokens: int = 48
     temperature: float = 1.0
-    learning_rate: float = 3e-4
-    value_learning_rate: float = 6e-4
+    learning_rate: float = 6e-4
+    value_learning_rate: float = 3e-3
     warmup: int = 5
-    beta: float = 0.15
+    beta: float = 0.3
     kl_target: float = 0.0
     kl_limit: float = 100.0
     gamma: float = 1.0
@@ -71,6 +74,8 @@ class PpoConfig:
     clip: float = 0.2
     value_clip: float = 0.2
     penalty: float = 1.0
+    sft_conversations: int = 4
+    sft_weight: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +88,8 @@ class PpoConfig:
             raise UserError("beta, KL target, KL limit and penalty cannot be negative.")
         if self.kl_target and not self.beta:
             raise UserError("an adaptive KL coefficient begins above 0; give beta, or no KL target.")
+        if self.sft_conversations < 0 or not 0 <= self.sft_weight < math.inf:
+            raise UserError("SFT conversations and their weight are not below 0.")
 
 
 class RewardFailed(UserError):
@@ -146,6 +153,7 @@ class Ppo:
     reward: Reward
     requests: Sequence[Request]
     config: PpoConfig
+    lessons: Sequence[Lesson] = ()
     prompts: list[Prompt] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -153,6 +161,10 @@ class Ppo:
         if not self.requests:
             raise UserError("PPO needs at least one request.")
         self.prompts = encode_requests(self.requests, self.checkpoint, self.config.max_new_tokens)
+        longest = len(self.checkpoint.model.cos_TC)
+        self.beside = [lesson for lesson in self.lessons if len(lesson.ids) <= longest]
+        if self.lessons and not self.beside:
+            raise UserError(f"none of the {len(self.lessons)} conversations fits {longest} tokens; give shorter ones.")
         self.policy = self.checkpoint.model
         self.reference.requires_grad_(False)
         self.policy_tuner = Tuner(self.policy, self.config.learning_rate)
@@ -261,7 +273,7 @@ class Ppo:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step * 101 + epoch)
             order = torch.randperm(len(experience.scores_B), generator=generator)
             for index in order.split(config.minibatch):
-                facts = self._update(experience.rows(index), factor)
+                facts = self._update(experience.rows(index), factor, f"{config.seed}/beside/{step}/{updates}")
                 if not updates:
                     sums["first_ratio_error"] = facts["ratio_error"]
                 for name in (
@@ -271,17 +283,30 @@ class Ppo:
                     "approximate_kl",
                     "gradient_norm",
                     "value_gradient_norm",
+                    "sft_loss",
                 ):
-                    sums[name] = sums.get(name, 0.0) + facts[name]
+                    if name in facts:
+                        sums[name] = sums.get(name, 0.0) + facts[name]
                 updates += 1
         return {name: value if name == "first_ratio_error" else value / updates for name, value in sums.items()}
 
-    def _update(self, part: Experience, factor: float) -> dict[str, float]:
+    def _beside(self, draw: str) -> Tensor | None:
+        """The loss of conversations drawn by this name, in as few rows as hold them; None if there are none."""
+        count = min(self.config.sft_conversations, len(self.beside))
+        if not count or not self.config.sft_weight:
+            return None
+        drawn = Random(draw).sample(self.beside, count)
+        rows = pack(drawn, max(self.policy.config.sequence_length, *(len(lesson.ids) for lesson in drawn)))
+        length = max(sum(len(drawn[i].ids) for i in row) for row in rows)
+        return conversation_loss(self.checkpoint, drawn, rows, length)[0]
+
+    def _update(self, part: Experience, factor: float, draw: str) -> dict[str, float]:
         config, mask = self.config, part.rollout.mask_BA
         with autocast(self.policy.device):
             new, _ = logprobs(self.policy, part.rollout, config.temperature)
             loss = policy_loss(new, part.old_BA, part.advantages_BA, mask, config.clip)
-        loss.backward()
+            beside = self._beside(draw)
+        (loss if beside is None else loss + config.sft_weight * beside).backward()
         norm = self.policy_tuner.step(factor)
         with autocast(self.policy.device):
             value = values(self.value, part.rollout)
@@ -300,6 +325,7 @@ class Ppo:
                 "ratio_error": float((log_ratio.exp() - 1).abs().max()),
                 "gradient_norm": norm,
                 "value_gradient_norm": value_norm,
+                **({} if beside is None else {"sft_loss": float(beside)}),
             }
 
 

@@ -101,6 +101,7 @@ def rbrm_config(
 class PpoStageConfig:
     requests: tuple[str, ...]
     ppo: PpoConfig
+    conversations: tuple[str, ...] = ()
     files: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,7 +115,7 @@ class AlignmentConfig:
     """What a run is aligned on, and how. Names with counts are generated; files are the user's own (docs/alignment.md)."""
 
     conversations: tuple[str, ...] = ("world:4000", "curriculum:125")
-    """for SFT: world:N, curriculum:N of each family, encyclopedia:N, or files of messages"""
+    """for SFT, and beside PPO's updates: world:N, curriculum:N of each family, encyclopedia:N, or files of messages"""
     preferences: tuple[str, ...] = ("world:6600",)
     """for the reward model: world:N, or files of pairs or rankings"""
     requests: tuple[str, ...] = ("world:2000",)
@@ -143,7 +144,7 @@ class AlignmentConfig:
             SftStageConfig(self.conversations, self.sft, files(self.conversations)),
             RewardStageConfig(self.preferences, self.reward_model, files(self.preferences)),
             rbrm,
-            PpoStageConfig(self.requests, self.ppo, files(self.requests)),
+            PpoStageConfig(self.requests, self.ppo, self.conversations, files((*self.requests, *self.conversations))),
         )
 
 
@@ -248,13 +249,16 @@ def run_ppo_stage(config: PpoStageConfig, inputs: Mapping[str, Path], out_dir: P
         parts["reward_model"] = reward_model
     if "rbrm" in inputs:
         parts["rbrm"] = load_rbrm(inputs["rbrm"])
-    requests = tuning.load_requests(config.requests, config.ppo.seed, tuned.model.config.image_size)
+    size = tuned.model.config.image_size
+    requests = tuning.load_requests(config.requests, config.ppo.seed, size)
+    specs = config.conversations
+    conversations = tuning.load_conversations(specs, config.ppo.seed, size) if specs else []
     with meter("ppo") as bar:
 
         def on_step(step: int, steps: int, record: Mapping[str, Any]) -> None:
             bar.update(step / steps, f"reward {record['reward']:.2f}, KL {record['kl']:.2f}")
 
-        policy, progress = align(tuned, requests, Sum(parts), reward_model, config.ppo, out_dir, on_step)
+        policy, progress = align(tuned, requests, Sum(parts), reward_model, config.ppo, out_dir, on_step, conversations)
     if progress.status != "ok":
         say(
             f"  PPO was stopped at step {progress.step}: the KL of an answer stayed above {config.ppo.kl_limit:g} nats; the "

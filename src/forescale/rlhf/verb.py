@@ -79,6 +79,8 @@ class PpoFlags:
     """files of prompts (docs/conversations.md), or world:N"""
     out: Path
     """folder of the aligned model; the same folder again goes on where it stopped"""
+    conversations: tuple[str, ...] = ()
+    """whose SFT loss goes beside PPO's updates, so that what SFT taught is kept: what `forescale sft --data` takes"""
     reward: Path | None = None
     """a reward model, of `forescale reward`"""
     rankings: tuple[str, ...] = ()
@@ -131,7 +133,8 @@ def ppo(flags: PpoFlags) -> Path:
         )
         _make(RBRM, rbrm, inputs, flags.out / "rbrm")
         inputs = {**inputs, "rbrm": flags.out / "rbrm"}
-    config = PpoStageConfig(flags.requests, flags.ppo, tuning.fingerprints(flags.requests))
+    files = tuning.fingerprints((*flags.requests, *flags.conversations))
+    config = PpoStageConfig(flags.requests, flags.ppo, flags.conversations, files)
     return _make(PPO, config, inputs, flags.out / "ppo")
 
 

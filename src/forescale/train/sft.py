@@ -114,6 +114,15 @@ def packed_states(model: Model, packed: Packed) -> tuple[Tensor, Tensor]:
     return x_RTD[learned], targets[learned]
 
 
+def conversation_loss(
+    checkpoint: Checkpoint, lessons: Sequence[Lesson], rows: Sequence[Sequence[int]], length: int
+) -> tuple[Tensor, int]:
+    """Mean cross-entropy in nats of what rows (indices of lessons) of `length` tokens teach, and how many tokens that is."""
+    packed = fill_rows(lessons, rows, length, checkpoint.tokenizer.end)
+    x_MD, targets_M = packed_states(checkpoint.model, packed)
+    return F.cross_entropy(checkpoint.model.lm_head(x_MD).float(), targets_M), len(targets_M)
+
+
 def tune(
     checkpoint: Checkpoint,
     lessons: Sequence[Lesson],
@@ -135,10 +144,8 @@ def tune(
     schedule = batches(fits, config, length)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        packed = fill_rows(fits, schedule[step], length, checkpoint.tokenizer.end)
-        x_MD, targets_M = packed_states(model, packed)
-        loss = F.cross_entropy(model.lm_head(x_MD).float(), targets_M)
-        facts = {"learned_tokens": len(targets_M), "conversation_loss": loss.item()}
+        loss, learned = conversation_loss(checkpoint, fits, schedule[step], length)
+        facts = {"learned_tokens": learned, "conversation_loss": loss.item()}
         if pretraining is not None and config.pretraining_rows:
             tokens, targets, pixels = to_tensors(draw(pretraining, step, config), model.device)
             beside = model.loss(tokens, targets, pixels)
