@@ -63,7 +63,7 @@ def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float) -> li
                         if target.compute >= smallest_target:
                             row = hindcast(runs, target, gap, mode)
                             if row is not None:
-                                rows.append({"corpus": corpus, "loss": loss, **row})
+                                rows.append({"corpus": corpus, "loss": loss, "largest": target in runs[-3:], **row})
     return rows
 
 
@@ -83,7 +83,7 @@ def hindcast(runs: list[Run], target: Run, gap: float, mode: str) -> dict[str, A
     cells, _ = make_cells(seen)
     plain_nd = None
     if mode == "all" and can_fit_nd(cells):
-        law = fit_nd(cells, delta=0.001)
+        law = fit_nd(cells, delta=0.001, prior=False)
         at = Points.of([target.compute], target.params, target.tokens)
         plain_nd = float(np.exp(law.log_predict(at)[0])) / target.loss - 1
     return {
@@ -136,8 +136,28 @@ def main() -> None:
     parser.add_argument("--smallest-target", type=float, default=5e18)
     parser.add_argument("--out", type=Path, default=Path("forecast_public_runs.json"))
     options = parser.parse_args()
+    of_largest: dict[str, Any] = {}
     rows = hindcasts(options.data, options.losses, options.smallest_target)
     summary = {}
+    print(
+        "mean absolute errors over the three largest runs of each corpus, from all runs with at most 1/gap of their compute"
+    )
+    for loss in options.losses:
+        for gap in (10, 100):
+            chosen = [
+                r
+                for r in rows
+                if (r["mode"], r["gap"], r["loss"]) == ("all", gap, loss) and r["largest"] and r["error_nd"] is not None
+            ]
+            if chosen:
+                means = {
+                    name: float(np.mean([abs(r[name]) for r in chosen])) for name in ("error", "error_nd", "error_line")
+                }
+                of_largest[f"{loss}, 1/{gap}"] = {"n": len(chosen), **means, "inside": sum(r["inside"] for r in chosen)}
+                shown = "".join(f"{name} {value:7.2%}  " for name, value in means.items())
+                print(
+                    f"{loss:10} 1/{gap:<4} {shown} inside {of_largest[f'{loss}, 1/{gap}']['inside']} of {len(chosen)}"
+                )
     for mode in ("family", "all"):
         for gap in (10, 100):
             for corpus in ("every corpus", *CORPORA):
@@ -162,7 +182,9 @@ def main() -> None:
             f"{row['error']:+.2%} [{'in' if row['inside'] else 'OUT'}, width {row['width']:.1%}]  line "
             f"{row['error_line']:+.2%}{nd}"
         )
-    options.out.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1), encoding="utf-8")
+    options.out.write_text(
+        json.dumps({"largest": of_largest, "summary": summary, "rows": rows}, indent=1), encoding="utf-8"
+    )
     print(f"{len(rows)} hindcasts in {options.out}; slowest forecast {max(row['seconds'] for row in rows):.2f} s")
 
 

@@ -233,3 +233,23 @@ def test_public_7b_runs_are_forecast_better_than_by_the_line() -> None:
             assert row["inside"]
             assert abs(row["error"]) < 0.07
             assert abs(row["error"]) < abs(row["error_line"])
+
+
+def test_a_prior_holds_the_exponents_where_few_runs_do_not_tell_them() -> None:
+    at = Points.of([1.0], 1e10, 2e11)
+    truth = math.log(1.7 + 400 * 1e10**-0.34 + 410 * 2e11**-0.28)
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        runs = [
+            Run(f"{n}/{d}", 6 * n * d, (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * math.exp(rng.normal(0, 0.01)), n, d)
+            for n in (1e7, 3e7, 1e8)
+            for d in (2e8, 6e8, 2e9)
+        ]
+        for prior, found in errors.items():
+            fitted = fit_nd(make_cells(runs)[0], prior=prior)
+            found.append(abs(float(fitted.log_predict(at)[0]) - truth))
+            if prior:
+                assert abs(fitted.parameters["alpha"] - 0.34) < 0.12
+                assert abs(fitted.parameters["beta"] - 0.28) < 0.12
+    assert np.mean(errors[True]) < 0.7 * np.mean(errors[False])

@@ -32,6 +32,10 @@ HUBER_DELTA = 0.005
 HUBER_DELTA_ND = 0.01
 """For laws in N and D. Hoffmann et al. 2022 (D.2) take 0.001; on the public runs 0.01 forecast a little better
 (docs/forecast.md)."""
+EXPONENT_PRIOR = (0.34, 0.28)
+"""Of N and D, as published for other data (Hoffmann et al. 2022, equation 10), with the deviation below: so few runs as a ladder
+has do not tell the exponents from the floor (docs/log.md)."""
+EXPONENT_PRIOR_DEVIATION = 0.05
 FLOOR_PRIOR_SCALE = 0.5
 """The floor's prior is half-normal with this scale, in units of the smallest loss that was fitted."""
 NOISE_PRIOR = 0.003
@@ -241,12 +245,13 @@ def floor_table(cells: Cells, target: float, fractions: Sequence[float]) -> list
     return rows
 
 
-def fit_nd(cells: Cells, delta: float = HUBER_DELTA_ND, tied: bool = False) -> FittedLaw:
+def fit_nd(cells: Cells, delta: float = HUBER_DELTA_ND, tied: bool = False, prior: bool = True) -> FittedLaw:
     """L = E + A N^-alpha + B D^-beta, Huber on log loss; `cells` must have params and tokens. `tied` makes beta =
     alpha.
 
     A coarse grid of (alpha, beta) with (E, A, B) >= 0 by least squares of relative error, then the best few are
-    polished.
+    polished. With `prior` each exponent and E count as a cell more: normal about EXPONENT_PRIOR (their mean if tied), and
+    half-normal as in `fit_floor`.
     """
     n, d = np.log(cells.params), np.log(cells.tokens)
     n0, d0 = float(n.mean()), float(d.mean())
@@ -262,10 +267,38 @@ def fit_nd(cells: Cells, delta: float = HUBER_DELTA_ND, tied: bool = False) -> F
     def log_model(z: Array, u: Array, v: Array) -> Array:
         return np.logaddexp(np.logaddexp(z[0], z[1] - z[3] * u), z[2] - z[-1] * v)
 
+    believed = np.array([np.mean(EXPONENT_PRIOR)] if tied else EXPONENT_PRIOR)
+
+    def residuals(z: Array) -> Array:
+        misfit = (log_model(z, u, v) - y) * root
+        if not prior:
+            return misfit
+        exponents = (z[3:] - believed) / EXPONENT_PRIOR_DEVIATION
+        floor = math.exp(z[0]) / (FLOOR_PRIOR_SCALE * smallest)
+        return np.concatenate([misfit, delta * exponents, [delta * floor]])
+
     def jacobian(z: Array) -> Array:
         parts = np.stack([np.full_like(u, z[0]), z[1] - z[3] * u, z[2] - z[-1] * v])
         share = np.exp(parts - np.logaddexp.reduce(parts, axis=0))
-        return (fold(np.stack([share[0], share[1], share[2], -u * share[1], -v * share[2]])) * root).T
+        rows = (fold(np.stack([share[0], share[1], share[2], -u * share[1], -v * share[2]])) * root).T
+        if not prior:
+            return rows
+        more = np.zeros((size - 2, size))
+        more[:-1, 3:] = np.eye(size - 3) * delta / EXPONENT_PRIOR_DEVIATION
+        more[-1, 0] = delta * math.exp(z[0]) / (FLOOR_PRIOR_SCALE * smallest)
+        return np.concatenate([rows, more])
+
+    def robust(square: Array) -> Array:
+        """Huber's for cells, plain squares for what is believed beforehand; scipy's rho and its two derivatives."""
+        outside = (square > 1) & (np.arange(len(square)) < len(cells))
+        root_ = np.sqrt(np.maximum(square, 1.0))
+        return np.stack(
+            [
+                np.where(outside, 2 * root_ - 1, square),
+                np.where(outside, 1 / root_, 1.0),
+                np.where(outside, -0.5 / root_**3, 0.0),
+            ]
+        )
 
     lower = np.array([math.log(smallest) - 12, -30.0, -30.0, 0.0, 0.0])[:size]
     upper = np.array([math.log(smallest), 30.0, 30.0, 2.0, 2.0])[:size]
@@ -273,11 +306,11 @@ def fit_nd(cells: Cells, delta: float = HUBER_DELTA_ND, tied: bool = False) -> F
     best_cost, best_jacobian = math.inf, np.eye(size)
     for start in starts:
         result = least_squares(
-            lambda z: (log_model(z, u, v) - y) * root,
+            residuals,
             np.clip(start, lower + 1e-6, upper - 1e-6),
             jac=jacobian,
             bounds=(lower, upper),
-            loss="huber",
+            loss=robust,
             f_scale=delta,
             max_nfev=100,
         )

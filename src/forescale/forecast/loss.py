@@ -117,8 +117,8 @@ def _in_params_and_tokens(
     distance = np.abs(np.log(every.tokens / every.params / ratio))
     same = every.take(distance <= math.log(SAME_FAMILY))
     if _distinct(same) >= 4:
-        alone, records = _in_compute(same)
-        return [*alone, *laws], records + hindcasts(same, fitters, cuts(same), seen), same
+        limits = [limit for limit in cuts(same) if can_fit_nd(seen(limit))]
+        return laws, hindcasts(same, fitters, limits, seen), same
     warnings.append(
         "fewer than four sizes have the target's tokens per parameter, so only laws in params and tokens are used."
     )
