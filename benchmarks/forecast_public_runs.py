@@ -129,6 +129,26 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def largest_of_each_corpus(rows: list[dict[str, Any]], losses: Iterable[str]) -> dict[str, Any]:
+    """Mean absolute errors over the three largest runs of each corpus where N,D can be fitted; printed too."""
+    print(
+        "the three largest runs of each corpus, from all runs with at most 1/gap of their compute: mean absolute errors"
+    )
+    found: dict[str, Any] = {}
+    for loss in losses:
+        for gap in (10, 100):
+            chosen = [r for r in rows if (r["mode"], r["gap"], r["loss"], r["largest"]) == ("all", gap, loss, True)]
+            chosen = [r for r in chosen if r["error_nd"] is not None]
+            if not chosen:
+                continue
+            means = {k: float(np.mean([abs(r[k]) for r in chosen])) for k in ("error", "error_nd", "error_line")}
+            inside = sum(r["inside"] for r in chosen)
+            found[f"{loss}, 1/{gap}"] = {"n": len(chosen), **means, "inside": inside}
+            shown = "".join(f"{name} {value:7.2%}  " for name, value in means.items())
+            print(f"{loss:10} 1/{gap:<4} {shown} inside {inside} of {len(chosen)}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
@@ -136,28 +156,9 @@ def main() -> None:
     parser.add_argument("--smallest-target", type=float, default=5e18)
     parser.add_argument("--out", type=Path, default=Path("forecast_public_runs.json"))
     options = parser.parse_args()
-    of_largest: dict[str, Any] = {}
     rows = hindcasts(options.data, options.losses, options.smallest_target)
     summary = {}
-    print(
-        "mean absolute errors over the three largest runs of each corpus, from all runs with at most 1/gap of their compute"
-    )
-    for loss in options.losses:
-        for gap in (10, 100):
-            chosen = [
-                r
-                for r in rows
-                if (r["mode"], r["gap"], r["loss"]) == ("all", gap, loss) and r["largest"] and r["error_nd"] is not None
-            ]
-            if chosen:
-                means = {
-                    name: float(np.mean([abs(r[name]) for r in chosen])) for name in ("error", "error_nd", "error_line")
-                }
-                of_largest[f"{loss}, 1/{gap}"] = {"n": len(chosen), **means, "inside": sum(r["inside"] for r in chosen)}
-                shown = "".join(f"{name} {value:7.2%}  " for name, value in means.items())
-                print(
-                    f"{loss:10} 1/{gap:<4} {shown} inside {of_largest[f'{loss}, 1/{gap}']['inside']} of {len(chosen)}"
-                )
+    of_largest = largest_of_each_corpus(rows, options.losses)
     for mode in ("family", "all"):
         for gap in (10, 100):
             for corpus in ("every corpus", *CORPORA):

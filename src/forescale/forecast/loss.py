@@ -84,10 +84,10 @@ def fit_loss(
     degrees = len(runs) - len(every)
     warnings: list[str] = []
     target_ratio = None if target_params is None or target_tokens is None else target_tokens / target_params
-    cells = _family(every, target_ratio, warnings)
     if target_ratio is not None and can_fit_nd(every):
-        laws, records, cells = _in_params_and_tokens(every, cells, target_ratio, warnings)
+        laws, records, cells = _in_params_and_tokens(every, target_ratio, warnings)
     else:
+        cells = _family(every, target_ratio, warnings)
         laws, records = _in_compute(cells)
     combination = combine(laws, records, float(cells.compute[-1]), seed_deviation, degrees)
     return LossModel(cells, every, combination, seed_deviation, tuple(warnings))
@@ -101,13 +101,10 @@ def _in_compute(cells: Cells) -> tuple[list[FittedLaw], list[Hindcast]]:
 
 
 def _in_params_and_tokens(
-    every: Cells, family: Cells, ratio: float, warnings: list[str]
+    every: Cells, ratio: float, warnings: list[str]
 ) -> tuple[list[FittedLaw], list[Hindcast], Cells]:
-    """The laws in N and D, with those in compute beside them if four sizes or more have the target's tokens per
-    parameter.
-
-    Judged on those sizes, else on all within four times of that ratio, else on all.
-    """
+    """The laws in N and D, judged on the sizes with the target's tokens per parameter if they are four or more, else on all
+    within four times of that ratio, else on all."""
     fitters: list[Fitter] = [_on_nd, _on_nd_tied]
     laws: list[FittedLaw] = [fit_nd(every), fit_nd(every, tied=True)]
 
@@ -115,15 +112,12 @@ def _in_params_and_tokens(
         return every.take(every.compute <= limit)
 
     distance = np.abs(np.log(every.tokens / every.params / ratio))
-    same = every.take(distance <= math.log(SAME_FAMILY))
-    if _distinct(same) >= 4:
-        limits = [limit for limit in cuts(same) if can_fit_nd(seen(limit))]
-        return laws, hindcasts(same, fitters, limits, seen), same
-    warnings.append(
-        "fewer than four sizes have the target's tokens per parameter, so only laws in params and tokens are used."
-    )
-    near = every.take(distance <= math.log(4.0))
-    judged = near if _distinct(near) >= 4 else every
+    near = [every.take(distance <= math.log(factor)) for factor in (SAME_FAMILY, 4.0)]
+    judged = next((cells for cells in near if _distinct(cells) >= 4), every)
+    if judged is not near[0]:
+        warnings.append(
+            "fewer than four sizes have the target's tokens per parameter, so the laws are judged on others too."
+        )
     limits = [limit for limit in cuts(judged) if can_fit_nd(seen(limit))]
     return laws, hindcasts(judged, fitters, limits, seen), judged
 
@@ -164,12 +158,10 @@ def _family(every: Cells, target_ratio: float | None, warnings: list[str]) -> Ce
                     f"{SAME_FAMILY:g} times); laws in compute use only these."
                 )
             return every.take(same)
-        if not can_fit_nd(every):
-            warnings.append(
-                f"fewer than three sizes have the target's {target_ratio:.3g} tokens per parameter; laws in compute "
-                f"use the "
-                "lowest losses at any ratio instead."
-            )
+        warnings.append(
+            f"fewer than three sizes have the target's {target_ratio:.3g} tokens per parameter; laws in compute use the "
+            "lowest losses at any ratio instead."
+        )
     elif varies:
         warnings.append(
             f"tokens per parameter go from {ratio.min():.3g} to {ratio.max():.3g}; points off the frontier (beaten "

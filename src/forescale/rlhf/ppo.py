@@ -41,7 +41,7 @@ from forescale.rlhf.advantages import (
 )
 from forescale.rlhf.rollout import Rollout, encode_requests, logprobs, roll_out, values
 from forescale.train.loop import autocast
-from forescale.train.sft import conversation_loss, pack
+from forescale.train.sft import conversation_loss, fitting, pack
 from forescale.train.state import STATE, corrupt, fill, load_state, open_metrics, save_state, weights
 from forescale.train.tune import Tuner
 
@@ -161,10 +161,7 @@ class Ppo:
         if not self.requests:
             raise UserError("PPO needs at least one request.")
         self.prompts = encode_requests(self.requests, self.checkpoint, self.config.max_new_tokens)
-        longest = len(self.checkpoint.model.cos_TC)
-        self.beside = [lesson for lesson in self.lessons if len(lesson.ids) <= longest]
-        if self.lessons and not self.beside:
-            raise UserError(f"none of the {len(self.lessons)} conversations fits {longest} tokens; give shorter ones.")
+        self.beside = fitting(self.lessons, len(self.checkpoint.model.cos_TC)) if self.lessons else []
         self.policy = self.checkpoint.model
         self.reference.requires_grad_(False)
         self.policy_tuner = Tuner(self.policy, self.config.learning_rate)

@@ -114,6 +114,14 @@ def packed_states(model: Model, packed: Packed) -> tuple[Tensor, Tensor]:
     return x_RTD[learned], targets[learned]
 
 
+def fitting(lessons: Sequence[Lesson], length: int) -> list[Lesson]:
+    """Those that fit a row. Raises UserError if none does."""
+    fits = [lesson for lesson in lessons if len(lesson.ids) <= length]
+    if not fits:
+        raise UserError(f"none of the {len(lessons)} conversations fits a row of {length} tokens; use longer rows.")
+    return fits
+
+
 def conversation_loss(
     checkpoint: Checkpoint, lessons: Sequence[Lesson], rows: Sequence[Sequence[int]], length: int
 ) -> tuple[Tensor, int]:
@@ -138,9 +146,7 @@ def tune(
     """
     model = checkpoint.model
     length = config.row_tokens or model.config.sequence_length
-    fits = [lesson for lesson in lessons if len(lesson.ids) <= length]
-    if not fits:
-        raise UserError(f"none of the {len(lessons)} conversations fits a row of {length} tokens; use longer rows.")
+    fits = fitting(lessons, length)
     schedule = batches(fits, config, length)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
