@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json, write_json, write_text
+from forescale.core.artifacts import MANIFEST, Manifest, Stage, read_json, single_writer, write_json, write_text
 from forescale.core.config import to_json
 from forescale.core.device import accelerators, cpus, has_compiler
 from forescale.core.errors import UserError
@@ -72,8 +72,14 @@ class Plan:
 
 def run(recipe: Recipe, out_dir: Path) -> Path:
     """Everything that the recipe names; returns the path of the report. Raises UserError for what the user can mend."""
-    started = time.monotonic()
     check(recipe)
+    # Each stage locks its own folder; without this two runs would take turns until the first to wait too long gave up.
+    with single_writer(out_dir):
+        return _run(recipe, out_dir)
+
+
+def _run(recipe: Recipe, out_dir: Path) -> Path:
+    started = time.monotonic()
     if accelerators() == 0 and not has_compiler():
         say("no C++ compiler found: long runs go on uncompiled, at about half the speed (install g++ to change that).")
     data, tokenizer, shards = prepare_data(recipe, out_dir)
