@@ -49,6 +49,8 @@ from forescale.rlhf import stages as alignment
 from forescale.tokenizer import stage as tokenizer_stage
 from forescale.tokenizer.bpe import Tokenizer, check_vocabulary
 
+# Between the seeds of two runs of one recipe, so that no rung of one is a rung of the other.
+SEEDS_APART = 100
 FAILED_TWICE = "its process failed twice"
 
 
@@ -71,7 +73,10 @@ class Plan:
 
 
 def run(recipe: Recipe, out_dir: Path) -> Path:
-    """Everything that the recipe names; returns the path of the report. Raises UserError for what the user can mend."""
+    """Everything that the recipe names, up to its `until`; returns the path of the report, or of the run where it ends before.
+
+    Raises UserError for what the user can mend.
+    """
     check(recipe)
     # Each stage locks its own folder; without this two runs would take turns until the first to wait too long gave up.
     with single_writer(out_dir):
@@ -91,12 +96,19 @@ def _run(recipe: Recipe, out_dir: Path) -> Path:
     inputs = {"data": data, "tokenizer": tokenizer, "shards": shards}
     finished, exclusions = train_ladder(recipe, plan, inputs, out_dir / "rungs")
     forecasts = seal_forecasts(recipe, plan, finished, exclusions, out_dir / "forecasts")
+    if recipe.until == "forecast":
+        say(
+            f"stopped before the target, as asked: {out_dir}/forecasts  ({duration(time.monotonic() - started)} in all)"
+        )
+        return out_dir
     try:
         train_target(recipe, plan, {**inputs, "forecast": forecasts[0]}, out_dir / "target")
     except RunFailed:
         # A target that failed is part of what a report has to show.
         make_report(recipe, out_dir)
         raise
+    if recipe.until == "target":
+        return make_report(recipe, out_dir)
     try:
         give_exams(recipe, data, out_dir, "base", out_dir / "target")
         for label, model in align(recipe, out_dir).items():
@@ -135,6 +147,7 @@ def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
     config = ShardsConfig(
         sequence_length=family.sequence_length,
         image_tokens=longest.model.image_tokens,
+        seed=recipe.seed,
         tokens=int(1.5 * longest.tokens) + longest.batch_tokens,
         validation_rows=recipe.validation_rows,
     )
@@ -145,7 +158,7 @@ def prepare_data(recipe: Recipe, out_dir: Path) -> tuple[Path, Path, Path]:
 def data_config(recipe: Recipe, data: Path) -> DataStageConfig:
     """What the data stage is asked for now. Data that a run began with is kept, though the network came back or a package whose
     docstrings were read was upgraded since: only the recipe or the user's own files change it."""
-    now = data_stage.stage_config(recipe.data)
+    now = data_stage.stage_config(dataclasses.replace(recipe.data, seed=recipe.data.seed + recipe.seed))
     if not (data / MANIFEST).is_file():
         return now
     before = Manifest.load(data).config
@@ -173,7 +186,12 @@ def make_plan(recipe: Recipe, shards_dir: Path, data_dir: Path) -> Plan:
             "so many pictures that much smaller models are planned; give them less weight or use larger patches."
         )
     flops = exact_flops(target, shards.train)
-    return Plan(rungs_for(family, recipe.ladder, flops, images_per_token), target, flops, images_per_token)
+    return Plan(
+        rungs_for(family, recipe.ladder, flops, images_per_token, recipe.seed * SEEDS_APART),
+        target,
+        flops,
+        images_per_token,
+    )
 
 
 def describe(plan: Plan) -> None:
@@ -261,10 +279,9 @@ def train_target(recipe: Recipe, plan: Plan, inputs: Mapping[str, Path], out_dir
     # A target that was begun with another number of cores goes on with that number.
     begun = out_dir / "run.json"
     threads = read_json(begun)["threads"] if begun.is_file() else cpus()
-    config = RungConfig(
-        "target", plan.target, recipe.target.seed, threads, recipe.families, recipe.capability, samples=True
-    )
-    job = Job("target", rung_stage.STAGE, config, inputs, out_dir, plan.target_flops, recipe.target.seed)
+    seed = recipe.target.seed + recipe.seed * SEEDS_APART
+    config = RungConfig("target", plan.target, seed, threads, recipe.families, recipe.capability, samples=True)
+    job = Job("target", rung_stage.STAGE, config, inputs, out_dir, plan.target_flops, seed)
     train_jobs("target", [job], 1, threads)
     if job.error:
         log = out_dir.with_name("target-error.txt")

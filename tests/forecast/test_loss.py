@@ -253,3 +253,26 @@ def test_a_prior_holds_the_exponents_where_few_runs_do_not_tell_them() -> None:
                 assert abs(fitted.parameters["alpha"] - 0.34) < 0.12
                 assert abs(fitted.parameters["beta"] - 0.28) < 0.12
     assert np.mean(errors[True]) < 0.7 * np.mean(errors[False])
+
+
+def test_laws_are_in_params_times_tokens_where_they_are_known() -> None:
+    # Exact FLOPs of small models are mostly attention over the context, which buys no loss: in them this law bends.
+    def run(params: float) -> Run:
+        tokens = 8 * params
+        compute = 6 * params * tokens * (1 + 5e4 / params)
+        return Run(f"n{params:g}", compute, 40 * (6 * params * tokens) ** -0.08, params, tokens)
+
+    runs, target = [run(n) for n in (7e3, 1.5e4, 2.3e4, 4e4, 8e4)], run(1.3e6)
+    known = forecast_loss(runs, target.compute, target_params=target.params, target_tokens=target.tokens)
+    assert known.predicted == pytest.approx(target.loss, rel=0.01)
+    assert [row["exponent"] for row in known.local_exponents] == pytest.approx([-0.08] * 4, rel=1e-6)
+    assert "6 N D" in known.ensemble[0]["formula"]
+    # The curve passes where the runs are, though 6 N D is no fixed share of compute.
+    assert [p["predicted"] for p in known.curve][0] == pytest.approx(runs[0].loss, rel=0.01)
+    alone = forecast_loss(runs, target.compute)
+    assert "6 N D" not in alone.ensemble[0]["formula"]
+    assert abs(alone.predicted / target.loss - 1) > 0.03
+    # Without the runs' own sizes the target's are of no use.
+    bare = [Run(r.name, r.compute, r.loss) for r in runs]
+    asked = forecast_loss(bare, target.compute, target_params=target.params, target_tokens=target.tokens)
+    assert asked.predicted == pytest.approx(alone.predicted, rel=1e-9)

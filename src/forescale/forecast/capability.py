@@ -24,7 +24,7 @@ from scipy.stats import t as student
 
 from forescale.core.errors import UserError
 from forescale.forecast.intervals import MINIMUM_BELOW, decades
-from forescale.forecast.laws import Array, line
+from forescale.forecast.laws import Array, Points, budgets_between, line
 from forescale.forecast.runs import group_by_compute
 
 BUCKETS = {1: ("all",), 2: ("easy", "hard"), 3: ("easy", "medium", "hard"), 4: ("easiest", "easy", "hard", "hardest")}
@@ -103,7 +103,8 @@ def _tables(rows: Sequence[Row]) -> dict[str, tuple[list[str], Array, list[dict[
                 f"pass rate is "
                 "at most 0 and compute is above 0."
             )
-        runs[key] = {"name": key[0], "seed": key[1], "compute": compute}
+        size = {name: float(row[name]) for name in ("params", "tokens") if row.get(name) is not None}
+        runs[key] = {"name": key[0], "seed": key[1], "compute": compute, **size}
         held = min(max(value, LARGEST_LOG_PASS_RATE), 0.0)
         by_family.setdefault(family, {}).setdefault(key, {})[problem] = held
     tables: dict[str, tuple[list[str], Array, list[dict[str, Any]]]] = {}
@@ -119,17 +120,20 @@ def _tables(rows: Sequence[Row]) -> dict[str, tuple[list[str], Array, list[dict[
 def forecast_capability(
     rows: Sequence[Row],
     target_compute: float,
+    target_params: float | None = None,
+    target_tokens: float | None = None,
     *,
     buckets: Mapping[tuple[str, str], Sequence[str]] | None = None,
     level: float = DEFAULT_LEVEL,
     seed: int = 0,
 ) -> list[CapabilityForecast]:
-    """A forecast for each bucket. `rows` are lines of capability.jsonl with `name`, `seed` and `compute` of their
-    run."""
+    """A forecast for each bucket. `rows` are lines of capability.jsonl with `name`, `seed`, `compute` and, where known,
+    `params` and `tokens` of their run: where runs and target have these, C is 6 N D (see laws.budget)."""
     if not math.isfinite(target_compute) or target_compute <= 0:
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     chosen = make_buckets(rows) if buckets is None else buckets
     tables = _tables(rows)
+    at = Points.of([target_compute], target_params, target_tokens)
     forecasts = []
     for (family, bucket), ids in chosen.items():
         if family not in tables:
@@ -139,9 +143,7 @@ def forecast_capability(
         index = [i for i, name in enumerate(names) if name in wanted]
         if index:
             part = -table[:, index]
-            forecasts.append(
-                _forecast(family, bucket, [names[i] for i in index], part, runs, target_compute, level, seed)
-            )
+            forecasts.append(_forecast(family, bucket, [names[i] for i in index], part, runs, at, level, seed))
     return forecasts
 
 
@@ -151,16 +153,19 @@ def _forecast(
     ids: list[str],
     values: Array,  # (runs, problems), nats
     runs: list[dict[str, Any]],
-    target: float,
+    at: Points,
     level: float,
     seed: int,
 ) -> CapabilityForecast:
-    computes = np.array([run["compute"] for run in runs])
-    groups = group_by_compute(list(computes))
-    x = np.array([float(np.log(computes[group]).mean()) for group in groups])
+    where, at = _where(runs, at)
+    groups = group_by_compute(list(where.compute))
+    x = np.array([float(np.log(where.budget[group]).mean()) for group in groups])
     means = values.mean(axis=1)
     y = _log(np.array([means[group].mean() for group in groups]))
-    points = tuple({**run, "value": float(mean), "n": len(ids)} for run, mean in zip(runs, means))
+    points = tuple(
+        {**{key: run[key] for key in ("name", "seed", "compute")}, "value": float(mean), "n": len(ids)}
+        for run, mean in zip(runs, means)
+    )
     warnings: list[str] = []
     boot_x, boot_y = _bootstrap(values, x, groups, seed)
     status = _emerged(x, y, boot_x, boot_y, warnings)
@@ -176,13 +181,15 @@ def _forecast(
             family, bucket, tuple(ids), len(ids), points, None, None, level, law, last_rung, (), status, tuple(warnings)
         )
     weights, per_decade, cuts = _hindsight(x, y)
-    grid = np.geomspace(float(np.exp(x[0])), max(target, largest), 32)
-    at = np.log(np.append(grid, target))
-    every = _members(x, y, at)
+    target = float(at.compute[0])
+    grid = np.geomspace(where.compute.min(), max(target, where.compute.max()), 32)
+    budgets = budgets_between(grid, np.append(where.compute, target), np.append(where.budget, at.budget))
+    asked = np.log(np.append(budgets, at.budget))
+    every = _members(x, y, asked)
     centre = weights @ every
-    shaken = np.stack([_members(bx, by, at)[0] for bx, by in zip(boot_x[:100], boot_y[:100])])
+    shaken = np.stack([_members(bx, by, asked)[0] for bx, by in zip(boot_x[:100], boot_y[:100])])
     doubt = (weights[:, None] * (every - centre) ** 2).sum(0) + shaken.var(axis=0)
-    far = decades(np.exp(at), largest) ** 2 + SHORTEST**2
+    far = decades(np.exp(asked), largest) ** 2 + SHORTEST**2
     half = float(student.ppf(0.5 + level / 2, ERROR_WEIGHT + cuts)) * np.sqrt(np.maximum(per_decade**2 * far, doubt))
     predicted, low, high = np.exp(centre), np.exp(centre - half), np.exp(centre + half)
     p, q, _ = line(x, y, np.ones_like(y), HUBER_DELTA)
@@ -215,6 +222,15 @@ def _forecast(
         status,
         tuple(warnings),
     )
+
+
+def _where(runs: Sequence[Mapping[str, Any]], at: Points) -> tuple[Points, Points]:
+    """Where the runs and the target stand; without params and tokens unless all have both."""
+    columns = (np.array([run.get(name, math.nan) for run in runs]) for name in ("compute", "params", "tokens"))
+    where = Points(*columns)
+    if np.isfinite(np.concatenate([where.params * where.tokens, at.params * at.tokens])).all():
+        return where, at
+    return Points.of(where.compute), Points.of(at.compute)
 
 
 def _log(value: Array) -> Array:

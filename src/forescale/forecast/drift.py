@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import norm
 
 from forescale.core.errors import UserError
-from forescale.forecast.laws import Array, Cells, make_cells
+from forescale.forecast.laws import Array, Cells, Points, make_cells
 from forescale.forecast.runs import MINIMUM_COMPUTES, Run, group_by_compute
 
 DEFAULT_LEVEL = 0.98
@@ -63,17 +63,27 @@ class Alarm:
     direction: str
 
 
-def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, level: float = DEFAULT_LEVEL) -> Band:
-    """The band for a target of `target_compute` FLOPs from the ladder's curves: `{compute, seed, curve: [{fraction,
-    loss}]}`.
+def predict_band(
+    curves: Sequence[Mapping[str, Any]],
+    target_compute: float,
+    target_params: float | None = None,
+    target_tokens: float | None = None,
+    *,
+    level: float = DEFAULT_LEVEL,
+) -> Band:
+    """The band for a target of `target_compute` FLOPs from the ladder's curves: `{compute, params, tokens, seed, curve:
+    [{fraction, loss}]}`.
 
-    Fractions that fewer than three sizes have are left out. Raises UserError where none is left.
+    Lines are in 6 N D where params and tokens of target and ladder are given (the whole run's, at every fraction), else in
+    compute. Fractions that fewer than three sizes have are left out. Raises UserError where none is left.
     """
     if not math.isfinite(target_compute) or target_compute <= 0:
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     if not 0.5 <= level < 1:
         raise UserError(f"the band's level is {level:g}; it must be at least 0.5 and below 1.")
-    fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves)]
+    sized = target_params is not None and target_tokens is not None
+    at = Points.of([target_compute], target_params, target_tokens)
+    fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves, sized)]
     if not fractions:
         raise UserError(
             "no fraction of a run has losses from three or more sizes, so there is no curve to watch against."
@@ -89,11 +99,16 @@ def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, lev
     per_decade = math.sqrt((ERROR_WEIGHT * ERROR_PER_DECADE**2 + cuts * measured) / (ERROR_WEIGHT + cuts))
     points = []
     for fraction, cells, deviation in fractions:
-        far = abs(math.log10(target_compute / float(cells.compute[-1])))
+        if sized and not np.isfinite(cells.params * cells.tokens).all():
+            raise UserError(
+                "params and tokens are given for the target and not for all of the ladder; give both or neither."
+            )
+        target = float(at.budget[0])
+        far = abs(math.log10(target / float(cells.budget[-1])))
         few = 1 + (FEW_SIZES / len(cells)) ** 2
         sigma = math.hypot(few * per_decade * far, deviation or 0.0)
         half = max(LEAST_HALF_WIDTH, quantile * sigma) * (1 + EARLY_WIDENING * WARM_UP / max(fraction, WARM_UP / 4))
-        predicted = math.exp(_continued(cells, target_compute))
+        predicted = math.exp(_continued(cells, target))
         points.append(
             {
                 "fraction": fraction,
@@ -110,13 +125,14 @@ def predict_band(curves: Sequence[Mapping[str, Any]], target_compute: float, lev
     return Band(tuple(points), level, rule, SUSTAIN)
 
 
-def _by_fraction(curves: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[Run]]]:
+def _by_fraction(curves: Sequence[Mapping[str, Any]], sized: bool) -> list[tuple[float, list[Run]]]:
     runs: dict[float, list[Run]] = {}
     for number, entry in enumerate(curves):
         for point in entry["curve"]:
             fraction, loss = round(float(point["fraction"]), 6), float(point["loss"])
             if math.isfinite(loss) and loss > 0 and fraction > 0:
-                run = Run(f"curve {number}", float(entry["compute"]), loss, seed=entry.get("seed"))
+                size = (entry.get("params"), entry.get("tokens")) if sized else (None, None)
+                run = Run(f"curve {number}", float(entry["compute"]), loss, *size, seed=entry.get("seed"))
                 runs.setdefault(fraction, []).append(run)
     return [
         (fraction, found)
@@ -125,12 +141,12 @@ def _by_fraction(curves: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[
     ]
 
 
-def _continued(cells: Cells, compute: float) -> float:
-    """Log loss at `compute` on the line through log loss against log compute, the upper sizes weighing most."""
-    x = np.log10(cells.compute) - math.log10(float(cells.compute[-1]))
+def _continued(cells: Cells, budget: float) -> float:
+    """Log loss at `budget` on the line through log loss against log budget, the upper sizes weighing most."""
+    x = np.log10(cells.budget) - math.log10(float(cells.budget[-1]))
     weights = np.sqrt(cells.count) * np.exp(x / MEMORY_DECADES)
     slope, level = np.polyfit(x, np.log(cells.loss), 1, w=weights)
-    return float(level + slope * (math.log10(compute) - math.log10(float(cells.compute[-1]))))
+    return float(level + slope * (math.log10(budget) - math.log10(float(cells.budget[-1]))))
 
 
 def _hindsight(cells: Cells) -> list[tuple[float, float]]:
@@ -140,11 +156,11 @@ def _hindsight(cells: Cells) -> list[tuple[float, float]]:
     for known in range(MINIMUM_COMPUTES, len(cells)):
         below = cells.take(np.arange(known))
         for above in range(known, len(cells)):
-            compute = float(cells.compute[above])
-            away = math.log10(compute / float(below.compute[-1]))
+            budget = float(cells.budget[above])
+            away = math.log10(budget / float(below.budget[-1]))
             # Very near sizes say more of noise than of distance.
-            error = (_continued(below, compute) - math.log(float(cells.loss[above]))) / max(away, 0.3)
-            short = math.log10(float(cells.compute[-1]) / float(below.compute[-1]))
+            error = (_continued(below, budget) - math.log(float(cells.loss[above]))) / max(away, 0.3)
+            short = math.log10(float(cells.budget[-1]) / float(below.budget[-1]))
             errors.append((error, math.exp(-short / MEMORY_DECADES)))
     return errors
 

@@ -75,8 +75,8 @@ def hindcasts(
     found: list[Hindcast] = []
     for below, limit in enumerate(limits):
         above = cells.take(cells.compute > limit)
-        distance = decades(above.compute, limit)
         seen = fit_on(limit)
+        distance = decades(above.budget, float(seen.budget.max()))
         for fitter in fitters:
             law = fitter(seen)
             if law is None:
@@ -99,7 +99,7 @@ def error_per_decade(records: Sequence[Hindcast], noise: float = 0.0, prior_weig
     return math.sqrt(total / (prior_weight + len(cuts)))
 
 
-def law_weights(laws: Sequence[FittedLaw], records: Sequence[Hindcast], power: float = 4.0) -> list[float]:
+def law_weights(laws: Sequence[FittedLaw], records: Sequence[Hindcast], power: float = 2.0) -> list[float]:
     """Weights proportional to (error per decade)^-power, for each law alone; equal where no cut is possible.
 
     A law that cannot be fitted below a cut is judged there by the plain line, so that a law is never preferred for
@@ -151,7 +151,7 @@ class Combination:
         centre = self.log_predict(points)
         forms = sum(w * (law.log_predict(points) - centre) ** 2 for law, w in zip(self.laws, self.weights))
         own = sum(w * law.log_spread(points) ** 2 for law, w in zip(self.laws, self.weights))
-        far = decades(points.compute, self.largest) ** 2 + SHORTEST**2
+        far = decades(points.budget, self.largest) ** 2 + SHORTEST**2
         return np.sqrt(self.noise**2 + np.maximum(self.per_decade**2 * far, own) + forms)
 
     def quantile(self, level: float) -> float:

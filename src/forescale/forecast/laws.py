@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ EXPONENT_PRIOR = (0.34, 0.28)
 """Of N and D, as published for other data (Hoffmann et al. 2022, equation 10), with the deviation below: so few runs as a ladder
 has do not tell the exponents from the floor (docs/log.md)."""
 EXPONENT_PRIOR_DEVIATION = 0.05
-FLOOR_PRIOR_SCALE = 0.5
+FLOOR_PRIOR_SCALE = 0.4
 """The floor's prior is half-normal with this scale, in units of the smallest loss that was fitted."""
 NOISE_PRIOR = 0.003
 """Scatter of one run's log loss about the law that is believed beforehand (what seeds do to small models) ..."""
@@ -62,6 +62,29 @@ class Points:
             np.full(computes.shape, math.nan if tokens is None else tokens),
         )
 
+    @property
+    def budget(self) -> Array:
+        """What the laws along one line are laws in: see `budget`."""
+        return budget(self.compute, self.params, self.tokens)
+
+
+def budget(compute: Array, params: Array, tokens: Array) -> Array:
+    """6 N D, the FLOPs of the products with weights (Kaplan et al. 2020, section 2.1), or compute where N and D are unknown.
+
+    The two part where models are small: attention over a context of 128 is four fifths of a width-4 model's exact FLOPs and
+    a tenth of a width-184 one's, and it buys no loss, so that a law in exact FLOPs bends and one in N D does not
+    (docs/log.md). Hoffmann et al. 2022 and Gadre et al. 2024 take compute as 6 N D too.
+    """
+    product = 6 * params * tokens
+    return np.where(np.isfinite(product), product, compute)
+
+
+def budgets_between(computes: Array, compute: Array, budget: Array) -> Array:
+    """Budgets at `computes`, read off runs of which both are known by straight lines in log-log: 6 N D is no fixed share of
+    compute along a ladder."""
+    order = np.argsort(compute)
+    return np.exp(np.interp(np.log(computes), np.log(compute[order]), np.log(budget[order])))
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -82,6 +105,15 @@ class Cells:
     @property
     def points(self) -> Points:
         return Points(self.compute, self.params, self.tokens)
+
+    @property
+    def budget(self) -> Array:
+        return self.points.budget
+
+    def without_sizes(self) -> Cells:
+        """The same with params and tokens unknown, so that laws are in compute."""
+        unknown = np.full(len(self), math.nan)
+        return replace(self, params=unknown, tokens=unknown)
 
 
 def make_cells(runs: Sequence[Run]) -> tuple[Cells, float | None]:
@@ -155,9 +187,13 @@ def _weights(cells: Cells) -> Array:
     return 2.0 * cells.count / (1.0 + cells.count)
 
 
+def _unit(cells: Cells) -> str:
+    return " (C = 6 N D)" if np.isfinite(cells.params * cells.tokens).all() else ""
+
+
 def fit_power(cells: Cells, delta: float = HUBER_DELTA, name: str = "power") -> FittedLaw:
     """L = a C^b by a Huber line in log-log. Its own spread is that of a regression's mean."""
-    x, y, weight = np.log(cells.compute), np.log(cells.loss), _weights(cells)
+    x, y, weight = np.log(cells.budget), np.log(cells.loss), _weights(cells)
     centre = float(x.mean())
     p, q, residual = line(x - centre, y, weight, delta)
     intercept, b = float(p), float(q)
@@ -166,13 +202,13 @@ def fit_power(cells: Cells, delta: float = HUBER_DELTA, name: str = "power") -> 
     sxx = float(((x - centre) ** 2).sum())
 
     def predict(points: Points) -> Array:
-        return intercept + b * (np.log(points.compute) - centre)
+        return intercept + b * (np.log(points.budget) - centre)
 
     def spread(points: Points) -> Array:
-        return np.sqrt(variance * (1 / len(cells) + (np.log(points.compute) - centre) ** 2 / sxx))
+        return np.sqrt(variance * (1 / len(cells) + (np.log(points.budget) - centre) ** 2 / sxx))
 
     parameters = {"a": _exp(intercept - b * centre), "b": b}
-    return FittedLaw(name, "L = a C^b", parameters, predict, spread)
+    return FittedLaw(name, f"L = a C^b{_unit(cells)}", parameters, predict, spread)
 
 
 def fit_upper(cells: Cells) -> FittedLaw:
@@ -180,7 +216,11 @@ def fit_upper(cells: Cells) -> FittedLaw:
     upper = cells.take(np.arange(len(cells) - max(3, math.ceil(len(cells) / 2)), len(cells)))
     fitted = fit_power(upper, name="upper power")
     return FittedLaw(
-        fitted.name, "L = a C^b, upper half of the rungs", fitted.parameters, fitted.log_predict, fitted.log_spread
+        fitted.name,
+        f"{fitted.formula}, upper half of the rungs",
+        fitted.parameters,
+        fitted.log_predict,
+        fitted.log_spread,
     )
 
 
@@ -188,7 +228,8 @@ def fit_floor(cells: Cells, prior_scale: float = FLOOR_PRIOR_SCALE, floors: Arra
     """L = a C^b + c. At each c of a grid the line in log(L - c) is solved; c is weighed by likelihood and prior.
 
     Marginal likelihood over the noise with an inverse-gamma prior, times half-normal(c; prior_scale x smallest
-    loss). The parameters are those at the largest weight; the spread is that of the weighed predictions.
+    loss). The prediction is the weighed mean of log loss, the spread its deviation: far beyond a short range the most probable
+    floor alone forecast worse (docs/log.md). The parameters are those at the largest weight.
     """
     grid = floor_grid(cells) if floors is None else floors
     intercepts, slopes, costs, centre = _floor_lines(cells, grid)
@@ -199,19 +240,19 @@ def fit_floor(cells: Cells, prior_scale: float = FLOOR_PRIOR_SCALE, floors: Arra
     best = int(np.argmax(weight))
 
     def all_of(points: Points) -> Array:
-        x = np.log(points.compute) - centre
+        x = np.log(points.budget) - centre
         return np.log(np.exp(np.clip(intercepts[:, None] + slopes[:, None] * x, -700, 700)) + grid[:, None])
 
     def predict(points: Points) -> Array:
-        return np.asarray(all_of(points)[best])
+        return np.asarray(weight @ all_of(points))
 
     def spread(points: Points) -> Array:
         every = all_of(points)
-        return np.sqrt((weight[:, None] * (every - every[best]) ** 2).sum(0))
+        return np.sqrt(weight @ (every - weight @ every) ** 2)
 
     b = float(slopes[best])
     parameters = {"a": _exp(float(intercepts[best]) - b * centre), "b": b, "c": float(grid[best])}
-    return FittedLaw("power+floor", "L = a C^b + c", parameters, predict, spread)
+    return FittedLaw("power+floor", f"L = a C^b + c{_unit(cells)}", parameters, predict, spread)
 
 
 def floor_grid(cells: Cells, points: int = FLOOR_GRID) -> Array:
@@ -220,7 +261,7 @@ def floor_grid(cells: Cells, points: int = FLOOR_GRID) -> Array:
 
 
 def _floor_lines(cells: Cells, grid: Array) -> tuple[Array, Array, Array, float]:
-    x = np.log(cells.compute)
+    x = np.log(cells.budget)
     centre = float(x.mean())
     above = cells.loss[None, :] - grid[:, None]
     weight = np.broadcast_to(_weights(cells), above.shape)
@@ -231,15 +272,16 @@ def _floor_lines(cells: Cells, grid: Array) -> tuple[Array, Array, Array, float]
     return p, q, (weight * huber(residual, HUBER_DELTA)).sum(-1), centre
 
 
-def floor_table(cells: Cells, target: float, fractions: Sequence[float]) -> list[dict[str, float]]:
+def floor_table(cells: Cells, at: Points, fractions: Sequence[float]) -> list[dict[str, float]]:
     """The forecast at each fixed floor (as fractions of the smallest loss), with the root mean square misfit in log
     loss."""
     grid = np.asarray(fractions, dtype=np.float64) * float(cells.loss.min())
     p, q, _, centre = _floor_lines(cells, grid)
+    log_target = math.log(float(at.budget[0]))
     rows = []
     for floor, intercept, slope in zip(grid, p, q):
-        fitted = np.exp(intercept + slope * (np.log(cells.compute) - centre)) + floor
-        predicted = math.exp(float(intercept + slope * (math.log(target) - centre))) + float(floor)
+        fitted = np.exp(intercept + slope * (np.log(cells.budget) - centre)) + floor
+        predicted = math.exp(float(intercept + slope * (log_target - centre))) + float(floor)
         error = float(np.sqrt(np.mean(np.log(fitted / cells.loss) ** 2)))
         rows.append({"floor": float(floor), "predicted": predicted, "fit_error": error})
     return rows

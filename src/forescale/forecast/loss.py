@@ -21,6 +21,7 @@ from forescale.forecast.laws import (
     Cells,
     FittedLaw,
     Points,
+    budgets_between,
     fit_floor,
     fit_nd,
     fit_power,
@@ -67,10 +68,15 @@ class LossModel:
     seed_deviation: float | None
     warnings: tuple[str, ...]
 
+    def at(self, compute: Sequence[float] | Array, params: float | None = None, tokens: float | None = None) -> Points:
+        """Where to ask the laws; without params and tokens where the runs that were fitted have none."""
+        known = bool(np.isfinite(self.cells.params * self.cells.tokens).all())
+        return Points.of(compute, params, tokens) if known else Points.of(compute)
+
     def predict(
         self, compute: Sequence[float] | Array, params: float | None = None, tokens: float | None = None
     ) -> Array:
-        return np.exp(self.combination.log_predict(Points.of(compute, params, tokens)))
+        return np.exp(self.combination.log_predict(self.at(compute, params, tokens)))
 
 
 def fit_loss(
@@ -88,8 +94,10 @@ def fit_loss(
         laws, records, cells = _in_params_and_tokens(every, target_ratio, warnings)
     else:
         cells = _family(every, target_ratio, warnings)
+        if target_ratio is None or not np.isfinite(cells.params * cells.tokens).all():
+            cells = cells.without_sizes()
         laws, records = _in_compute(cells)
-    combination = combine(laws, records, float(cells.compute[-1]), seed_deviation, degrees)
+    combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees)
     return LossModel(cells, every, combination, seed_deviation, tuple(warnings))
 
 
@@ -209,9 +217,9 @@ def forecast_loss(
             raise UserError(f"the target's {what} are {value:g}; they must be a finite number above 0.")
     model = fit_loss(runs, target_params=target_params, target_tokens=target_tokens)
     cells, combination = model.cells, model.combination
-    at = Points.of([target_compute], target_params, target_tokens)
+    at = model.at([target_compute], target_params, target_tokens)
     predicted, low, high = (float(value[0]) for value in combination.interval(at, level))
-    floors = floor_table(cells, target_compute, FLOOR_FRACTIONS)
+    floors = floor_table(cells, at, FLOOR_FRACTIONS)
     every, _ = make_cells(runs)
     plain = _least_squares_line(runs, target_compute)
     return LossForecast(
@@ -266,10 +274,10 @@ def _least_squares_line(runs: Sequence[Run], target: float) -> float:
 
 
 def local_exponents(cells: Cells) -> list[dict[str, float]]:
-    """d log L / d log C between neighbouring rungs."""
+    """d log L / d log (6 N D), or / d log C where N and D are unknown, between neighbouring rungs; `from`, `to` in compute."""
     rows = []
     for here in range(len(cells) - 1):
-        run = math.log(cells.compute[here + 1] / cells.compute[here])
+        run = math.log(cells.budget[here + 1] / cells.budget[here])
         if run < 0.02:
             continue
         exponent = math.log(cells.loss[here + 1] / cells.loss[here]) / run
@@ -290,12 +298,13 @@ def predict_curve(
 
     Between rungs and target, params and tokens move along the target's own tokens per parameter.
     """
-    smallest = float(model.cells.compute[0])
-    computes = np.geomspace(smallest, max(target, float(model.cells.compute[-1])) * 1.0, points)
-    scale = np.sqrt(computes / target)
-    n = np.full(points, math.nan) if params is None else params * scale
-    d = np.full(points, math.nan) if tokens is None else tokens * scale
-    predicted, low, high = model.combination.interval(Points(computes, n, d), level)
+    cells = model.cells
+    at = model.at([target], params, tokens)
+    computes = np.geomspace(float(cells.compute[0]), max(target, float(cells.compute[-1])), points)
+    budgets = budgets_between(computes, np.append(cells.compute, target), np.append(cells.budget, at.budget))
+    scale = np.sqrt(budgets / at.budget)
+    between = Points(computes, at.params * scale, at.tokens * scale)
+    predicted, low, high = model.combination.interval(between, level)
     return [
         {"compute": float(c), "predicted": float(p), "low": float(a), "high": float(b)}
         for c, p, a, b in zip(computes, predicted, low, high)

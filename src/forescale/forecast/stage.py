@@ -40,7 +40,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             exclusions.append({"name": name, "why": "; ".join(result["notes"]) or "the run failed"})
             continue
         results.append(result)
-        identity = {key: result[key] for key in ("name", "seed", "compute")}
+        identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens")}
         with (folder / "capability.jsonl").open() as file:
             rows += [{**json.loads(line), **identity} for line in file]
     if len({result["compute"] for result in results}) < 3:
@@ -66,8 +66,12 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "exclusions": exclusions,
         "loss": of({r["name"]: r["loss"] for r in results}),
         "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
-        "capability": forecast_capability(rows, config.target_flops, level=config.level) if rows else [],
-        "band": predict_band(results, config.target_flops),
+        "capability": forecast_capability(
+            rows, config.target_flops, config.target_params, config.target_tokens, level=config.level
+        )
+        if rows
+        else [],
+        "band": predict_band(results, config.target_flops, config.target_params, config.target_tokens),
     }
     seal(payload, out_dir / "forecast.json")
 

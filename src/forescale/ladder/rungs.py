@@ -38,8 +38,10 @@ class Rung:
     seed: int
 
 
-def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_per_token: float) -> list[Rung]:
-    """All runs of the ladder, smallest first. Raises UserError if a cap leaves fewer than three rungs."""
+def rungs_for(
+    family: Family, config: LadderConfig, target_flops: float, images_per_token: float, seed: int = 0
+) -> list[Rung]:
+    """All runs of the ladder, smallest first, seeds from `seed` on. Raises UserError where a cap leaves fewer than three."""
     check_budget(target_flops)
     if config.workers < 0 or config.rungs < 3:
         raise UserError("a ladder needs at least 3 rungs, and 0 workers (one a core) or more.")
@@ -71,7 +73,7 @@ def rungs_for(family: Family, config: LadderConfig, target_flops: float, images_
     runs = []
     for plan in sorted(chosen.values(), key=lambda p: p.flops):
         seeds = config.seeds if plan.flops <= target_flops / 50 else config.seeds_large
-        runs += [Rung(f"w{plan.model.width}-s{seed}", plan, seed) for seed in range(seeds)]
+        runs += [Rung(f"w{plan.model.width}-s{number}", plan, number) for number in range(seed, seed + seeds)]
     return runs
 
 

@@ -75,8 +75,9 @@ class Family:
             )
 
     def shape(self, width: int) -> ModelConfig:
-        """The model of this width. Head size is fixed, the number of heads is even, so half as many keys and values."""
-        pairs = max(1, math.floor(width / (2 * self.head_dim) + 0.5))
+        """The model of this width. Head size is fixed and heads are as many as fit the width, each with its own keys and values:
+        a second head for small models doubles their FLOPs and bends the ladder (docs/log.md)."""
+        heads = max(1, math.floor(width / self.head_dim + 0.5))
         vision_heads = max(1, width // self.head_dim)
         while width % vision_heads:
             vision_heads -= 1
@@ -89,8 +90,8 @@ class Family:
             vocab_size=self.vocab_size,
             width=width,
             depth=max(self.min_depth, width // 64),
-            heads=2 * pairs,
-            kv_heads=pairs,
+            heads=heads,
+            kv_heads=heads,
             head_dim=self.head_dim,
             mlp_width=mlp_width,
             sequence_length=self.sequence_length,

@@ -15,7 +15,7 @@ from forescale.data.sources import JSONL_SUFFIXES, PARQUET_SUFFIXES
 from forescale.evals.capability import CapabilityConfig
 from forescale.ladder.rungs import LadderConfig
 from forescale.model.scaling import Family
-from forescale.recipes.recipe import Recipe, TargetConfig
+from forescale.recipes.recipe import Recipe, TargetConfig, Until
 from forescale.rlhf.stages import AlignmentConfig
 
 
@@ -41,6 +41,10 @@ class RunFlags:
     """your own data, repeatable: a local folder of text, or .jsonl or .parquet files anywhere that fsspec reads"""
     corpus_weight: float = 0.5
     """share of the mixture that goes to --corpus"""
+    seed: int = 0
+    """of everything up to the target: problems, order of documents, initial weights"""
+    until: Until = "report"
+    """stop after the sealed forecast (before the target is paid for) or after the target; run again without it to go on"""
 
     @staticmethod
     def of(recipe: Recipe) -> RunFlags:
@@ -68,5 +72,7 @@ class RunFlags:
             alignment=self.alignment,
             tokenizer=dataclasses.replace(recipe.tokenizer, vocab_size=self.family.vocab_size),
             data=dataclasses.replace(recipe.data, sources=sources, image_size=self.family.image_size),
+            seed=self.seed,
+            until=self.until,
             command=command,
         )

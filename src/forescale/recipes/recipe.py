@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from forescale.core.errors import UserError
 from forescale.data.config import DataConfig, SourceConfig
@@ -18,6 +19,8 @@ from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
 from forescale.train.sft import SftConfig
 
+Until = Literal["forecast", "target", "report"]
+
 
 @dataclass(frozen=True)
 class TargetConfig:
@@ -29,8 +32,12 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. `validation_rows`: rows of each source that losses are measured on. `safety`: what sft and ppo
-    are asked beside the world's requests, if anything."""
+    """Everything that decides a run.
+
+    `seed`: of everything up to the target (problems, order of documents, initial weights). `validation_rows`: rows of each source
+    that losses are measured on. `safety`: what sft and ppo are asked beside the world's requests, if anything. `until`: where
+    this call stops; it is no part of what the run is.
+    """
 
     name: str
     target: TargetConfig
@@ -43,8 +50,10 @@ class Recipe:
     exams: ExamsConfig = ExamsConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     safety: SafetyConfig | None = None
-    validation_rows: int = 16
+    validation_rows: int = 64
+    seed: int = 0
     command: str = field(default="", compare=False)
+    until: Until = field(default="report", compare=False)
 
 
 # Shares of the mixture in tokens. Natural text carries the loss; the curriculum carries the capabilities.
@@ -92,7 +101,7 @@ def laptop() -> Recipe:
         name="laptop",
         target=TargetConfig(compute=1e14),
         data=DataConfig(sources=mixture(characters=6_000_000, problems=8_000)),
-        ladder=LadderConfig(spacing=2.0, rungs=11),
+        ladder=LadderConfig(spacing=1.8, rungs=13),
         exams=ExamsConfig(exams=(*OWN, *PACKS, *CODE), limit=400),
         # Request sets and jailbreaks are longer than such a model was trained to read.
         safety=SafetyConfig(sets=(), toxicity=50),

@@ -259,7 +259,7 @@ def exponents(summary: Json) -> Table | None:
             )  # fmt: skip
     columns = [("Loss", LEFT), ("From, FLOPs", RIGHT), ("To, FLOPs", RIGHT), ("Exponent", RIGHT), ("", LEFT)]
     caption = (
-        "Slope of log loss against log compute between neighbouring rungs; steady: within a quarter of the median."
+        "Slope of log loss against the log of 6 N D between neighbouring rungs; steady: within a quarter of the median."
     )
     return Table("exponents", caption, columns, rows) if rows else None
 
