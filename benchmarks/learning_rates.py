@@ -28,7 +28,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
     from forescale.data.shards import Shards
     from forescale.model.scaling import Family, LearningRates
     from forescale.train.loop import TrainingDiverged, train
-    from forescale.train.validate import repeat_loss, validate
+    from forescale.train.validate import repeat_losses, validate
 
     torch.set_num_threads(1)
     run = Path(job["run"])
@@ -64,7 +64,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
         "batch_tokens": plan.batch_tokens,
         "loss": result.loss,
         "loss_by_modality": result.loss_by_modality,
-        "repeat": repeat_loss(model, facts["end_token"], 6),
+        "repeat": repeat_losses(model, facts["end_token"], 6),
         "seconds": progress.train_seconds,
     }
 

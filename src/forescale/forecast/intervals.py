@@ -142,6 +142,7 @@ class Combination:
     noise: float
     per_decade: float
     cuts: int
+    widening: float = 1.0
 
     def log_predict(self, points: Points) -> Array:
         return np.asarray(sum(w * law.log_predict(points) for law, w in zip(self.laws, self.weights)))
@@ -160,7 +161,7 @@ class Combination:
     def interval(self, points: Points, level: float) -> tuple[Array, Array, Array]:
         """(predicted, low, high) at `points`."""
         centre = self.log_predict(points)
-        half = self.quantile(level) * self.log_sigma(points)
+        half = self.widening * self.quantile(level) * self.log_sigma(points)
         low, high = np.clip(centre - half, -300, 300), np.clip(centre + half, -300, 300)
         return np.exp(np.clip(centre, -300, 300)), np.exp(low), np.exp(high)
 

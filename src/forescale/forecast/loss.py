@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -207,8 +207,10 @@ def forecast_loss(
     target_params: float | None = None,
     target_tokens: float | None = None,
     level: float = DEFAULT_LEVEL,
+    widening: float = 1.0,
 ) -> LossForecast:
-    """The forecast for one target. Raises UserError for runs or a target that cannot carry one."""
+    """The forecast for one target, its interval `widening` times as wide. Raises UserError for runs or a target that cannot
+    carry one."""
     check_level(level)
     check_runs(runs)
     check_target(target_compute, min(run.compute for run in runs))
@@ -216,6 +218,7 @@ def forecast_loss(
         if value is not None and (not math.isfinite(value) or value <= 0):
             raise UserError(f"the target's {what} are {value:g}; they must be a finite number above 0.")
     model = fit_loss(runs, target_params=target_params, target_tokens=target_tokens)
+    model = replace(model, combination=replace(model.combination, widening=widening))
     cells, combination = model.cells, model.combination
     at = model.at([target_compute], target_params, target_tokens)
     predicted, low, high = (float(value[0]) for value in combination.interval(at, level))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from forescale.core.config import to_json
 from forescale.core.errors import UserError
 from forescale.forecast.capability import forecast_capability
 from forescale.forecast.drift import predict_band
+from forescale.forecast.in_context import InContext, judge
+from forescale.forecast.laws import Points
 from forescale.forecast.loss import forecast_loss
 from forescale.forecast.runs import Run
 from forescale.forecast.seal import seal
@@ -48,11 +50,13 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             f"only {len(results)} runs of the ladder below 1/{config.cap:g} of the target ended well, and a law needs three sizes; "
             "look at their result.json, then run again or raise the target's compute."
         )
+    at = Points.of([config.target_flops], config.target_params, config.target_tokens)
+    copying = judge(results, at)
     ladder_flops = sum(result["compute"] for result in results)
 
     def of(losses: Mapping[str, float]) -> dict[str, Any]:
         runs = [Run(r["name"], r["compute"], losses[r["name"]], r["params"], r["tokens"], r["seed"]) for r in results]
-        return _loss(runs, config)
+        return _loss(runs, config, copying)
 
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
     keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "in_context")
@@ -64,6 +68,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "target": {"flops": config.target_flops, "params": config.target_params, "tokens": config.target_tokens},
         "runs": [{key: result[key] for key in keys} for result in results],
         "exclusions": exclusions,
+        "in_context": to_json(copying),
         "loss": of({r["name"]: r["loss"] for r in results}),
         "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
         "capability": forecast_capability(
@@ -76,16 +81,18 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     seal(payload, out_dir / "forecast.json")
 
 
-def _loss(runs: list[Run], config: ForecastConfig) -> Any:
-    return to_json(
-        forecast_loss(
-            runs,
-            config.target_flops,
-            target_params=config.target_params,
-            target_tokens=config.target_tokens,
-            level=config.level,
-        )
+def _loss(runs: list[Run], config: ForecastConfig, copying: InContext) -> Any:
+    forecast = forecast_loss(
+        runs,
+        config.target_flops,
+        target_params=config.target_params,
+        target_tokens=config.target_tokens,
+        level=config.level,
+        widening=copying.widening,
     )
+    if copying.widening > 1:
+        forecast = replace(forecast, warnings=(copying.says, *forecast.warnings))
+    return to_json(forecast)
 
 
 STAGE = Stage("forecast", make_forecast)

@@ -21,7 +21,7 @@ from forescale.model.multimodal import Model
 from forescale.model.scaling import RunPlan
 from forescale.tokenizer.bpe import SPECIAL, Tokenizer
 from forescale.train.loop import Hooks, Progress, TrainingDiverged, should_compile, train
-from forescale.train.validate import repeat_loss, validate
+from forescale.train.validate import repeat_losses, validate
 
 # Called with ("progress", (steps done, steps there are, loss)) and ("alarm", the Alarm as a dict).
 Report = Callable[[str, Any], None]
@@ -191,6 +191,7 @@ def _write_result(
     out_dir: Path,
 ) -> None:
     validation = validate(model, shards)
+    first, second = repeat_losses(model, tokenizer.end, len(SPECIAL))
     records = measure(model, tokenizer, config.families, config.capability)
     write_text(out_dir / "capability.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     if config.samples:
@@ -215,7 +216,8 @@ def _write_result(
             "curve": progress.curve,
             "in_context": {
                 "late_minus_early": validation.late_minus_early,
-                "repeat_second_half": repeat_loss(model, tokenizer.end, len(SPECIAL)),
+                "repeat_first_half": first,
+                "repeat_second_half": second,
             },
             "status": "ok",
             "alarm": alarm,

@@ -73,10 +73,12 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
 
 
 @torch.inference_mode()
-def repeat_loss(model: Model, end_token: int, first_plain: int, sequences: int = 32, seed: int = 0) -> float:
-    """Loss in nats per token on the second copy of a random string that stands twice in the context.
+def repeat_losses(
+    model: Model, end_token: int, first_plain: int, sequences: int = 32, seed: int = 0
+) -> tuple[float, float]:
+    """Loss in nats per token on the first and on the second copy of a random string that stands twice in the context.
 
-    log(vocabulary) means that nothing is copied; 0 that in-context copying has formed (Olsson et al. 2022's measure).
+    Equal: nothing is copied; a second of 0: in-context copying has formed (Olsson et al. 2022's measure).
     """
     half = model.config.sequence_length // 4
     generator = np.random.default_rng(seed)
@@ -84,10 +86,9 @@ def repeat_loss(model: Model, end_token: int, first_plain: int, sequences: int =
     tokens = np.concatenate([np.full((sequences, 1), end_token), string, string], axis=1)
     inputs = torch.from_numpy(tokens[:, :-1]).to(model.device)
     targets = torch.from_numpy(tokens[:, 1:].copy()).to(model.device)
-    targets[:, :half] = IGNORE
     was_training = model.training
     model.eval()
     with autocast(model.device):
-        loss = model.loss(inputs, targets)
+        losses = model.loss(inputs, targets, reduction="none").float()
     model.train(was_training)
-    return float(loss)
+    return float(losses[:, :half].mean()), float(losses[:, half:].mean())

@@ -1,0 +1,76 @@
+"""Whether the ladder has formed what its target will: in-context copying, the best known cause of a sudden bend.
+
+Score of a run: the share of surprise at a random string that its second copy in the context saves (Olsson et al. 2022 measure the
+same losses). 0: nothing is copied; 1: all of it. Copying forms suddenly after some number of steps and then lowers the loss on
+text, so that a law through rungs without it is too high for a target with it.
+
+The rule. `formed` where two sizes or more, the largest among them, have a score of FORMED or more: the law has seen it. Otherwise a
+straight line through the upper half of the sizes (three at least), score against the logarithm of the budget, is drawn to the
+target: `not expected` where it stays below FORMED, `forms beyond the ladder` where it does not, and then the interval is
+WIDENING times as wide and a warning says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from forescale.forecast.laws import Points
+
+FORMED = 0.1
+WIDENING = 1.5
+MINIMUM_SIZES = 3
+
+Status = Literal["formed", "not expected", "forms beyond the ladder", "unknown"]
+
+
+@dataclass(frozen=True)
+class InContext:
+    """`scores`: {compute, score} of each size, smallest first; `expected`: the target's, by the line (null where unknown)."""
+
+    status: Status
+    scores: tuple[dict[str, float], ...]
+    expected: float | None
+    widening: float
+    says: str
+
+
+def copying(record: Mapping[str, Any]) -> float | None:
+    """The score of one run, from its `in_context` record; None where it does not hold both losses."""
+    first, second = record.get("repeat_first_half"), record.get("repeat_second_half")
+    return 1 - second / first if first and second is not None else None
+
+
+def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
+    """`runs`: {compute, params, tokens, in_context} each; `at`: the target with its params and tokens."""
+    found: dict[float, list[float]] = {}
+    places: dict[float, float] = {}
+    for run in runs:
+        score = copying(run["in_context"])
+        if score is not None:
+            found.setdefault(run["compute"], []).append(score)
+            places[run["compute"]] = float(Points.of([run["compute"]], run["params"], run["tokens"]).budget[0])
+    sizes = sorted(found)
+    scores = tuple({"compute": c, "score": float(np.mean(found[c]))} for c in sizes)
+    if len(sizes) < MINIMUM_SIZES:
+        return InContext("unknown", scores, None, 1.0, "fewer than three sizes have an in-context score.")
+    values = np.array([entry["score"] for entry in scores])
+    x = np.log([places[c] for c in sizes])
+    upper = max(MINIMUM_SIZES, math.ceil(len(sizes) / 2))
+    slope, level = np.polyfit(x[-upper:] - x[-1], values[-upper:], 1)
+    expected = float(np.clip(level + slope * (math.log(float(at.budget[0])) - x[-1]), -1.0, 1.0))
+    largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
+    if values[-1] >= FORMED and int((values >= FORMED).sum()) >= 2:
+        return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
+    if max(expected, float(values[-1])) < FORMED:
+        says = f"in-context copying has not formed on the ladder ({largest}) and is not expected of the target ({expected:.0%})."
+        return InContext("not expected", scores, expected, 1.0, says)
+    says = (
+        f"in-context copying has hardly formed on the ladder ({largest}) and is expected of the target ({expected:.0%}): it may do "
+        f"better than any law through these rungs, and the interval is {WIDENING:g} times as wide for that."
+    )
+    return InContext("forms beyond the ladder", scores, expected, WIDENING, says)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forescale.forecast.in_context import FORMED, WIDENING, judge
+from forescale.forecast.laws import Points
+from forescale.forecast.loss import forecast_loss
+from forescale.forecast.runs import Run
+
+
+def run(compute: float, score: float | None) -> dict[str, Any]:
+    record = {} if score is None else {"repeat_first_half": 7.0, "repeat_second_half": 7.0 * (1 - score)}
+    return {"compute": compute, "params": None, "tokens": None, "in_context": record}
+
+
+def verdict(*scores: float | None, target: float = 1e14) -> Any:
+    return judge([run(10.0 ** (10 + i / 2), score) for i, score in enumerate(scores)], Points.of([target]))
+
+
+def test_rungs_that_copy_are_said_to() -> None:
+    found = verdict(0.0, 0.0, 0.2, 0.6)
+    assert (found.status, found.widening) == ("formed", 1.0)
+    assert found.scores[-1]["score"] == pytest.approx(0.6)
+
+
+def test_one_size_alone_has_not_formed_it() -> None:
+    assert verdict(0.0, 0.0, 0.0, 0.2).status == "forms beyond the ladder"
+
+
+def test_a_target_that_will_copy_is_announced_and_widens() -> None:
+    found = verdict(0.0, 0.02, 0.04, 0.06)
+    assert (found.status, found.widening) == ("forms beyond the ladder", WIDENING)
+    # The line goes on by 0.02 for each half decade: five more of them to the target.
+    assert found.expected == pytest.approx(0.06 + 5 * 0.02)
+    assert "1.5 times as wide" in found.says
+
+
+def test_nothing_expected_is_said_too() -> None:
+    found = verdict(0.01, 0.0, 0.01, 0.0)
+    assert found.status == "not expected"
+    assert found.expected is not None
+    assert found.expected < FORMED
+
+
+def test_too_few_scores_are_unknown() -> None:
+    assert verdict(0.5, 0.5, None, None).status == "unknown"
+
+
+def test_widening_widens_the_interval_alone() -> None:
+    runs = [Run(f"r{c:g}", c, 10 * c**-0.05) for c in (1e10, 1e11, 1e12, 1e13)]
+    plain, wide = forecast_loss(runs, 1e15), forecast_loss(runs, 1e15, widening=1.5)
+    assert wide.predicted == plain.predicted
+    assert wide.interval[0] < plain.interval[0]
+    assert wide.interval[1] > plain.interval[1]
+    assert wide.curve[-1]["low"] == pytest.approx(wide.interval[0])
