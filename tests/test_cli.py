@@ -115,8 +115,16 @@ def test_a_strangers_runs_become_a_forecast_in_json_and_nothing_else(tmp_path: P
     truth = 2.0 + 30 * 1e20**-0.08
     assert table["predicted"] == pytest.approx(truth, rel=0.05)
     assert table["interval"][0] < truth < table["interval"][1]
-    text = forescale("forecast", "--runs", "mine.csv", "--target", "1e20", cwd=tmp_path)
+    assert json.loads((tmp_path / "mine-forecast.json").read_text()) == table
+    figure = (tmp_path / "mine-forecast.svg").read_text()
+    assert f"{table['predicted']:.4g}" in figure
+    assert "last rung" in figure
+    text = forescale("forecast", "--runs", "mine.csv", "--target", "1e20", "--out", "mine.png", cwd=tmp_path)
     assert "forecast loss" in text.stdout
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    refused = forescale("forecast", "--runs", "mine.csv", "--target", "1e20", "--out", "mine.pdf", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert ".svg or .png" in refused.stderr
 
 
 @pytest.mark.parametrize(

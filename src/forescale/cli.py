@@ -163,14 +163,26 @@ def forecast(words: Sequence[str]) -> int:
         """its training tokens"""
         level: float = 0.9
         """level of the interval"""
+        out: Path | None = None
+        """the figure, .svg or .png; the forecast goes beside it as .json (default: the CSV's name with -forecast.svg, here)"""
         json: bool = False
         """print JSON, and nothing else, on standard output"""
 
     options = _parse(Forecast, words, "forecast")
     from forescale.forecast.verb import forecast_table, render_text
 
+    figure = options.out or Path(f"{options.runs.stem}-forecast.svg")
+    if figure.suffix not in (".svg", ".png"):
+        raise UserError(f"--out {figure} should end in .svg or .png.")
     table = forecast_table(options.runs, options.target, options.target_params, options.target_tokens, options.level)
+    from forescale.core.artifacts import write_json
+    from forescale.core.progress import say
+    from forescale.report.figure_forecast import draw_forecast
+
+    draw_forecast(table, figure)
+    write_json(figure.with_suffix(".json"), table)
     print(json.dumps(table, indent=1, allow_nan=False) if options.json else render_text(table))
+    say(f"drawn in {figure}, written to {figure.with_suffix('.json')}")
     return 0
 
 

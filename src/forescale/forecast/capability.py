@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from numpy.typing import NDArray
 
 from forescale.core.errors import UserError
+from forescale.forecast.ability_laws import MEMBERS, LossPath, take_route
 from forescale.forecast.intervals import MINIMUM_BELOW, decades
-from forescale.forecast.laws import Array, Points, budgets_between, line
-from forescale.forecast.runs import group_by_compute
+from forescale.forecast.laws import Array, Points, budgets_between
+from forescale.forecast.runs import MINIMUM_COMPUTES, Run, group_by_compute
 
 BUCKETS = {1: ("all",), 2: ("easy", "hard"), 3: ("easy", "medium", "hard"), 4: ("easiest", "easy", "hard", "hardest")}
 DEFAULT_LEVEL = 0.9
@@ -36,11 +37,6 @@ LARGEST_LOG_PASS_RATE = -50.0
 """Rows below this are held here, so that one hopeless problem does not own its bucket."""
 EMERGED_SHARE = 0.95
 EMERGED_FALL = 0.05
-ERROR_PER_DECADE = 0.10
-"""Error of log value that is believed beforehand for each decade looked ahead; capabilities are rougher than losses."""
-ERROR_WEIGHT = 3.0
-SHORTEST = 0.3
-HUBER_DELTA = 0.05
 
 Row = Mapping[str, Any]
 
@@ -61,6 +57,8 @@ class CapabilityForecast:
     law: dict[str, Any]
     baseline_last_rung: float
     curve: tuple[dict[str, float], ...]
+    route: str
+    routes: tuple[dict[str, Any], ...]
     status: str
     warnings: tuple[str, ...]
 
@@ -103,7 +101,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, tuple[list[str], Array, list[dict[
                 f"pass rate is "
                 "at most 0 and compute is above 0."
             )
-        size = {name: float(row[name]) for name in ("params", "tokens") if row.get(name) is not None}
+        size = {name: float(row[name]) for name in ("params", "tokens", "loss") if row.get(name) is not None}
         runs[key] = {"name": key[0], "seed": key[1], "compute": compute, **size}
         held = min(max(value, LARGEST_LOG_PASS_RATE), 0.0)
         by_family.setdefault(family, {}).setdefault(key, {})[problem] = held
@@ -133,6 +131,7 @@ def forecast_capability(
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     chosen = make_buckets(rows) if buckets is None else buckets
     tables = _tables(rows)
+    paths: dict[tuple[str, ...], LossPath | None] = {}
     at = Points.of([target_compute], target_params, target_tokens)
     forecasts = []
     for (family, bucket), ids in chosen.items():
@@ -143,7 +142,11 @@ def forecast_capability(
         index = [i for i, name in enumerate(names) if name in wanted]
         if index:
             part = -table[:, index]
-            forecasts.append(_forecast(family, bucket, [names[i] for i in index], part, runs, at, level, seed))
+            key = tuple(f"{run['name']} {run['seed']}" for run in runs)
+            if key not in paths:
+                paths[key] = _loss_path(runs, at)
+            these = [names[i] for i in index]
+            forecasts.append(_forecast(family, bucket, these, part, runs, at, level, seed, paths[key]))
     return forecasts
 
 
@@ -156,6 +159,7 @@ def _forecast(
     at: Points,
     level: float,
     seed: int,
+    path: LossPath | None,
 ) -> CapabilityForecast:
     where, at = _where(runs, at)
     groups = group_by_compute(list(where.compute))
@@ -167,9 +171,8 @@ def _forecast(
         for run, mean in zip(runs, means)
     )
     warnings: list[str] = []
-    boot_x, boot_y = _bootstrap(values, x, groups, seed)
-    status = _emerged(x, y, boot_x, boot_y, warnings)
-    largest = float(np.exp(x[-1]))
+    boot_index, boot_y = _bootstrap(values, groups, seed)
+    status = _emerged(x, y, x[boot_index], boot_y, warnings)
     last_rung = float(means[groups[-1]].mean())
     if len(ids) < 10:
         warnings.append(f"only {len(ids)} problems: a bucket so small says little.")
@@ -178,31 +181,61 @@ def _forecast(
     law: dict[str, Any] = {"name": "none", "formula": "", "parameters": {}}
     if status == "no forecast":
         return CapabilityForecast(
-            family, bucket, tuple(ids), len(ids), points, None, None, level, law, last_rung, (), status, tuple(warnings)
+            family,
+            bucket,
+            tuple(ids),
+            len(ids),
+            points,
+            None,
+            None,
+            level,
+            law,
+            last_rung,
+            (),
+            "",
+            (),
+            status,
+            tuple(warnings),
         )
-    weights, per_decade, cuts = _hindsight(x, y)
     target = float(at.compute[0])
     grid = np.geomspace(where.compute.min(), max(target, where.compute.max()), 32)
     budgets = budgets_between(grid, np.append(where.compute, target), np.append(where.budget, at.budget))
-    asked = np.log(np.append(budgets, at.budget))
-    every = _members(x, y, asked)
-    centre = weights @ every
-    shaken = np.stack([_members(bx, by, asked)[0] for bx, by in zip(boot_x[:100], boot_y[:100])])
-    doubt = (weights[:, None] * (every - centre) ** 2).sum(0) + shaken.var(axis=0)
-    far = decades(np.exp(asked), largest) ** 2 + SHORTEST**2
-    half = float(student.ppf(0.5 + level / 2, ERROR_WEIGHT + cuts)) * np.sqrt(np.maximum(per_decade**2 * far, doubt))
-    predicted, low, high = np.exp(centre), np.exp(centre - half), np.exp(centre + half)
-    p, q, _ = line(x, y, np.ones_like(y), HUBER_DELTA)
+    places = np.append(budgets, at.budget)
+    far, asked = decades(places, float(where.budget.max())), np.log(places)
+    again = [(index, drawn) for index, drawn in zip(boot_index[:100], boot_y[:100])]
+    later = {cut: x[cut:] for cut in range(MINIMUM_BELOW, len(x))}
+    routes = [take_route("compute", x, y, later, asked, far, x, [(x[i], v) for i, v in again], level)]
+    if path is not None:
+        scale = np.sqrt(places / at.budget)
+        losses = path.at(Points(np.append(grid, target), at.params * scale, at.tokens * scale))
+        boots = [(path.rungs[i], v) for i, v in again]
+        routes.append(take_route("loss", path.rungs, y, path.ahead, losses, far, x, boots, level))
+    best = min(routes, key=lambda route: route.per_decade)
+    predicted, low, high = (
+        np.exp(best.log_value),
+        np.exp(best.log_value - best.half),
+        np.exp(best.log_value + best.half),
+    )
     law = {
         "name": "capability combination",
-        "formula": "-E log pass rate = alpha C^-k; exp(sum of weight x log(law)) over: power, upper power, last rung",
+        "formula": f"-E log pass rate = alpha {'C^-k' if best.name == 'compute' else 'L^k'}; exp(sum of weight x log(law)) over: "
+        + ", ".join(MEMBERS),
         "parameters": {
-            "alpha": float(np.exp(np.clip(p, -700, 700))),
-            "k": float(-q),
-            **{f"weight of {name}": float(w) for name, w in zip(("power", "upper power", "last rung"), weights)},
-            "error_per_decade": per_decade,
+            "alpha": best.alpha,
+            "k": best.k,
+            **{f"weight of {name}": float(w) for name, w in zip(MEMBERS, best.weights)},
+            "error_per_decade": best.per_decade,
         },
     }
+    said = tuple(
+        {
+            "name": route.name,
+            "predicted": float(np.exp(route.log_value[-1])),
+            "interval": [float(np.exp(route.log_value[-1] + sign * route.half[-1])) for sign in (-1, 1)],
+            "error_per_decade": route.per_decade,
+        }
+        for route in routes
+    )
     curve = tuple(
         {"compute": float(c), "predicted": float(m), "low": float(a), "high": float(b)}
         for c, m, a, b in zip(grid, predicted, low, high)
@@ -219,6 +252,8 @@ def _forecast(
         law,
         last_rung,
         curve,
+        best.name,
+        said,
         status,
         tuple(warnings),
     )
@@ -233,27 +268,38 @@ def _where(runs: Sequence[Mapping[str, Any]], at: Points) -> tuple[Points, Point
     return Points.of(where.compute), Points.of(at.compute)
 
 
+def _loss_path(runs: Sequence[Mapping[str, Any]], at: Points) -> LossPath | None:
+    """None where not every run has its loss, or there are too few for a law."""
+    if (
+        any("loss" not in run for run in runs)
+        or len(group_by_compute([run["compute"] for run in runs])) < MINIMUM_COMPUTES
+    ):
+        return None
+    known = [Run(r["name"], r["compute"], r["loss"], r.get("params"), r.get("tokens"), r["seed"]) for r in runs]
+    return LossPath.of(known, at)
+
+
 def _log(value: Array) -> Array:
     return np.log(np.maximum(value, SMALLEST_VALUE))
 
 
-def _bootstrap(values: Array, x: Array, groups: list[list[int]], seed: int) -> tuple[Array, Array]:
-    """Rungs' log values with problems, the runs of a rung, and the rungs drawn again: (bootstraps, rungs) each.
+def _bootstrap(values: Array, groups: list[list[int]], seed: int) -> tuple[NDArray[np.int64], Array]:
+    """Rungs, problems and the runs of a rung drawn again: which rungs, and their log values, (bootstraps, rungs) each.
 
     Draws of fewer than three different rungs are drawn again, for they carry no line.
     """
     rng = np.random.default_rng(seed)
-    found_x: list[Array] = []
+    found: list[NDArray[np.int64]] = []
     found_y: list[Array] = []
-    while len(found_x) < BOOTSTRAPS:
+    while len(found) < BOOTSTRAPS:
         rungs = rng.integers(len(groups), size=len(groups))
         if len(set(rungs.tolist())) < min(3, len(groups)):
             continue
         problems = rng.integers(values.shape[1], size=values.shape[1])
         drawn = [rng.choice(groups[rung], size=len(groups[rung])) for rung in rungs]
-        found_x.append(x[rungs])
+        found.append(rungs)
         found_y.append(_log(np.array([values[np.ix_(runs, problems)].mean() for runs in drawn])))
-    return np.stack(found_x), np.stack(found_y)
+    return np.stack(found), np.stack(found_y)
 
 
 def _slope(x: Array, y: Array) -> Array:
@@ -284,36 +330,3 @@ def _emerged(x: Array, y: Array, boot_x: Array, boot_y: Array, warnings: list[st
             f"bootstraps; {EMERGED_SHARE:.0%} and {-EMERGED_FALL:.0%} are asked)."
         )
     return "no forecast"
-
-
-def _members(x: Array, y: Array, at: Array) -> Array:
-    """Log predictions of power, upper power, last rung: (3, len(at))."""
-    p, q, _ = line(x, y, np.ones_like(y), HUBER_DELTA)
-    power = p + q * at
-    upper = power
-    if len(np.unique(x)) >= 5:
-        half = max(3, math.ceil(len(x) / 2))
-        pu, qu, _ = line(x[-half:], y[-half:], np.ones(half), HUBER_DELTA)
-        upper = pu + qu * at
-    return np.stack([power, upper, np.full_like(at, y[-1])])
-
-
-def _hindsight(x: Array, y: Array) -> tuple[Array, float, int]:
-    """Leave-future-out, as for the loss: weights of the members, error per decade of their combination, number of
-    cuts."""
-    squares: list[Array] = []
-    residuals: list[tuple[int, Array, float]] = []
-    for cut in range(MINIMUM_BELOW, len(x)):
-        residual = _members(x[:cut], y[:cut], x[cut:]) - y[cut:]
-        far = ((x[cut:] - x[cut - 1]) / math.log(10)) ** 2 + SHORTEST**2
-        squares.append((residual**2 / far).mean(axis=1))
-        residuals += [(cut, residual[:, i], float(far[i])) for i in range(len(far))]
-    # Beforehand, the law of the literature is believed twice as much as a flat line.
-    prior = np.array([1.0, 1.5, 2.0]) * ERROR_PER_DECADE
-    scores = (prior**2 + np.sum(squares, axis=0)) / (1 + len(squares)) if squares else prior**2
-    weights = scores**-2.0
-    weights /= weights.sum()
-    total = ERROR_WEIGHT * ERROR_PER_DECADE**2
-    for cut in {cut for cut, _, _ in residuals}:
-        total += float(np.mean([float(weights @ r) ** 2 / far for c, r, far in residuals if c == cut]))
-    return weights, math.sqrt(total / (ERROR_WEIGHT + len(squares))), len(squares)

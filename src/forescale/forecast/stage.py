@@ -42,7 +42,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             exclusions.append({"name": name, "why": "; ".join(result["notes"]) or "the run failed"})
             continue
         results.append(result)
-        identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens")}
+        identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens", "loss")}
         with (folder / "capability.jsonl").open() as file:
             rows += [{**json.loads(line), **identity} for line in file]
     if len({result["compute"] for result in results}) < 3:

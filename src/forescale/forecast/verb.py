@@ -19,7 +19,7 @@ def forecast_table(
     target_tokens: float | None = None,
     level: float = DEFAULT_LEVEL,
 ) -> dict[str, Any]:
-    """LossForecast (docs/artifacts.md) as plain JSON, with `target`, `runs_file` and `largest_run`. Raises
+    """LossForecast (docs/artifacts.md) as plain JSON, with `target`, `runs`, `runs_file` and `largest_run`. Raises
     UserError."""
     runs = read_csv(csv_path)
     forecast = forecast_loss(
@@ -29,6 +29,7 @@ def forecast_table(
     return {
         "runs_file": str(csv_path),
         "target": {"flops": float(target_compute), "params": target_params, "tokens": target_tokens},
+        "runs": [{"name": run.name, "compute": run.compute, "loss": run.loss} for run in runs],
         "largest_run": largest,
         "cap_ratio": target_compute / largest,
         "ladder_share": sum(run.compute for run in runs) / target_compute,
