@@ -3,8 +3,13 @@
 At each fixed fraction of a run, log loss against the logarithm of the runs' *final* compute is continued by a straight line
 through the ladder's upper end (loss curves of one family collapse onto each other when compute and loss are normalised: Qiu et al.
 2025, 2507.02119). One width serves all fractions: the error per decade that the same line made when it was drawn from the
-ladder's smaller sizes alone, shrunk to a declared prior, so that no fraction's band is narrow by luck. An alarm needs `sustain`
-points in a row outside, all on one side.
+ladder's smaller sizes alone, shrunk to a declared prior, so that no fraction's band is narrow by luck.
+
+Two more things are watched, since much that is wrong moves the loss by less than its band. *Gradients*: along a tuned ladder their
+norm at a fraction of the run falls and settles (docs/log.md); a wrong learning rate or batch moves it. *Blocks*: a decoder block
+whose gradient is a thousandth of another's does not learn.
+
+An alarm needs `sustain` points in a row outside, all on one side.
 """
 
 from __future__ import annotations
@@ -36,13 +41,18 @@ MEMORY_DECADES = 0.65
 ERROR_PER_DECADE = 0.03
 ERROR_WEIGHT = 3.0
 """The declared prior of the error of log loss per decade, and how many measured errors it weighs as much as."""
+GRADIENT_SIZES = 3
+GRADIENT_HALF_WIDTH = 0.3
+"""Of the log gradient norm's band, at no distance; half as much again for each decade ahead."""
+DEAD_SHARE = 1e-3
 FEW_SIZES = 3.0
 """The width is multiplied by 1 + (this / sizes)^2: a line through three sizes is hardly held."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """See docs/artifacts.md: the target's predicted curve, `low` and `high` at each fraction of the run."""
+    """See docs/artifacts.md: the target's predicted curve, `low` and `high` at each fraction of the run, and the same of the
+    gradient norm (`gradient_predicted`, `gradient_low`, `gradient_high`) where the ladder's curves have it."""
 
     points: tuple[dict[str, float], ...]
     level: float
@@ -52,7 +62,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Alarm:
-    """The curve has left the band: `since` is the fraction of the first point outside, `fraction` that of the last."""
+    """The curve has left the band: `since` is the fraction of the first point outside, `fraction` that of the last. `loss` and its
+    band are those at that point, whatever `direction` names."""
 
     fraction: float
     since: float
@@ -83,7 +94,7 @@ def predict_band(
         raise UserError(f"the band's level is {level:g}; it must be at least 0.5 and below 1.")
     sized = target_params is not None and target_tokens is not None
     at = Points.of([target_compute], target_params, target_tokens)
-    fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves, sized)]
+    fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves, sized, "loss")]
     if not fractions:
         raise UserError(
             "no fraction of a run has losses from three or more sizes, so there is no curve to watch against."
@@ -117,22 +128,40 @@ def predict_band(
                 "high": predicted * math.exp(half),
             }
         )
+    gradients = _gradient_band(curves, sized, float(at.budget[0]))
+    points = [{**point, **gradients.get(point["fraction"], {})} for point in points]
     rule = (
         f"outside the {level:.0%} band at {SUSTAIN} points in a row, all on one side, from {WARM_UP:.0%} of the run "
         f"on; the band "
-        f"is never closer than {LEAST_HALF_WIDTH:.1%} to the prediction"
+        f"is never closer than {LEAST_HALF_WIDTH:.1%} to the prediction; so too the gradient norm, with its own band, "
+        f"and a decoder block with less than {DEAD_SHARE:g} of another's gradient"
     )
     return Band(tuple(points), level, rule, SUSTAIN)
 
 
-def _by_fraction(curves: Sequence[Mapping[str, Any]], sized: bool) -> list[tuple[float, list[Run]]]:
+def _gradient_band(curves: Sequence[Mapping[str, Any]], sized: bool, budget: float) -> dict[float, dict[str, float]]:
+    """At each fraction half way (in the logarithm) between the largest sizes' mean and the line through all, since the norm falls
+    from size to size and then settles: the mean alone is too high by as much as the line is too low."""
+    band = {}
+    for fraction, runs in _by_fraction(curves, sized, "gradient_norm"):
+        cells, _ = make_cells(runs)
+        settled = float(np.log(cells.loss[-GRADIENT_SIZES:]).mean())
+        predicted = 0.5 * (settled + _continued(cells, budget))
+        far = max(math.log10(budget / float(cells.budget[-1])), 0.0)
+        half = GRADIENT_HALF_WIDTH * (1 + 0.5 * far)
+        bounds = (("predicted", 0.0), ("low", -half), ("high", half))
+        band[fraction] = {f"gradient_{name}": math.exp(predicted + shift) for name, shift in bounds}
+    return band
+
+
+def _by_fraction(curves: Sequence[Mapping[str, Any]], sized: bool, what: str) -> list[tuple[float, list[Run]]]:
     runs: dict[float, list[Run]] = {}
     for number, entry in enumerate(curves):
         for point in entry["curve"]:
-            fraction, loss = round(float(point["fraction"]), 6), float(point["loss"])
-            if math.isfinite(loss) and loss > 0 and fraction > 0:
+            fraction, value = round(float(point["fraction"]), 6), float(point.get(what) or math.nan)
+            if math.isfinite(value) and value > 0 and fraction > 0:
                 size = (entry.get("params"), entry.get("tokens")) if sized else (None, None)
-                run = Run(f"curve {number}", float(entry["compute"]), loss, *size, seed=entry.get("seed"))
+                run = Run(f"curve {number}", float(entry["compute"]), value, *size, seed=entry.get("seed"))
                 runs.setdefault(fraction, []).append(run)
     return [
         (fraction, found)
@@ -165,54 +194,89 @@ def _hindsight(cells: Cells) -> list[tuple[float, float]]:
     return errors
 
 
+def gradients_of(point: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """The last three arguments of `Watcher.update`, from a point of a curve; None where it lacks them."""
+    return point.get("gradient_norm"), point.get("least_block"), point.get("least_block_share")
+
+
+@dataclass
+class _Channel:
+    """One thing that is watched. One alarm is raised for each exit: it has to come back inside before it can raise another."""
+
+    sustain: int
+    outside: list[float] = field(default_factory=list)
+    side: str = ""
+    raised: bool = False
+
+    def see(self, fraction: float, side: str) -> bool:
+        """`side`: how the value is outside, or nothing where it is inside. Whether this raises an alarm."""
+        if side != self.side:
+            self.outside, self.side, self.raised = [], side, False
+        if not side:
+            return False
+        self.outside.append(fraction)
+        if self.raised or len(self.outside) < self.sustain:
+            return False
+        self.raised = True
+        return True
+
+
 @dataclass
 class Watcher:
-    """Follows one target run. After a restart, feed it the curve so far and go on.
-
-    One alarm is raised for each exit: the run has to come back inside before it can raise another.
-    """
+    """Follows one target run. After a restart, feed it the curve so far and go on."""
 
     band: Band | Mapping[str, Any]
     warm_up: float = WARM_UP
-    outside: list[list[float]] = field(default_factory=list)
-    side: str = ""
-    raised: bool = False
     last_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         points = self.band.points if isinstance(self.band, Band) else self.band["points"]
-        self._sustain = int(self.band.sustain if isinstance(self.band, Band) else self.band["sustain"])
+        sustain = int(self.band.sustain if isinstance(self.band, Band) else self.band["sustain"])
         ordered = sorted(points, key=lambda point: float(point["fraction"]))
         self._fractions = np.array([p["fraction"] for p in ordered], dtype=np.float64)
+        names = ("predicted", "low", "high", "gradient_predicted", "gradient_low", "gradient_high")
         self._rows: dict[str, Array] = {
-            name: np.log([p[name] for p in ordered]) for name in ("predicted", "low", "high")
+            name: np.log([p[name] for p in ordered]) for name in names if all(p.get(name) for p in ordered)
         }
+        self._loss, self._gradient, self._block = (_Channel(sustain) for _ in range(3))
+        # A loss that is not a number does not wait for a second one.
+        self._broken = _Channel(1)
 
     def bounds(self, fraction: float) -> dict[str, float]:
-        """predicted, low, high at any fraction (log-log interpolation between the band's points)."""
+        """predicted, low, high (and gradient_...) at any fraction (log-log interpolation between the band's points)."""
         x = np.log(self._fractions)
         return {name: math.exp(float(np.interp(math.log(fraction), x, row))) for name, row in self._rows.items()}
 
-    def update(self, fraction: float, loss: float) -> Alarm | None:
-        """A new point of the live curve. A loss that is not finite is an alarm at once. Points that were seen already
-        (a resumed run repeats some) are ignored."""
+    def update(
+        self,
+        fraction: float,
+        loss: float,
+        gradient_norm: float | None = None,
+        least_block: float | None = None,
+        least_block_share: float | None = None,
+    ) -> Alarm | None:
+        """A new point of the live curve; the last three as the training loop writes them. A loss that is not finite is an alarm at
+        once. Points that were seen already (a resumed run repeats some) are ignored."""
         if fraction <= self.last_fraction:
             return None
         self.last_fraction = fraction
         at = self.bounds(fraction)
-        if not math.isfinite(loss):
-            if self.raised and self.side == "loss is not a number":
-                return None
-            self.raised, self.side = True, "loss is not a number"
-            return Alarm(fraction, fraction, None, at["predicted"], at["low"], at["high"], self.side)
-        if fraction < self.warm_up or at["low"] <= loss <= at["high"]:
-            self.outside, self.side, self.raised = [], "", False
-            return None
-        side = "worse than predicted" if loss > at["high"] else "better than predicted"
-        if side != self.side:
-            self.outside, self.side, self.raised = [], side, False
-        self.outside.append([fraction, loss])
-        if self.raised or len(self.outside) < self._sustain:
-            return None
-        self.raised = True
-        return Alarm(fraction, self.outside[0][0], loss, at["predicted"], at["low"], at["high"], side)
+        finite = math.isfinite(loss)
+        early = fraction < self.warm_up
+        sides = [(self._broken, "" if finite else "loss is not a number")]
+        if finite:
+            side = "worse than predicted" if loss > at["high"] else "better than predicted" if loss < at["low"] else ""
+            sides.append((self._loss, "" if early else side))
+        if gradient_norm is not None and "gradient_high" in at:
+            above, below = gradient_norm > at["gradient_high"], gradient_norm < at["gradient_low"]
+            side = "gradients larger than predicted" if above else "gradients smaller than predicted" if below else ""
+            sides.append((self._gradient, "" if early else side))
+        if least_block is not None and least_block_share is not None:
+            dead = least_block_share < DEAD_SHARE
+            sides.append((self._block, f"block {least_block:.0f} gets no gradient" if dead else ""))
+        alarm = None
+        for channel, side in sides:
+            if channel.see(fraction, side) and alarm is None:
+                value = loss if finite else None
+                alarm = Alarm(fraction, channel.outside[0], value, at["predicted"], at["low"], at["high"], side)
+        return alarm

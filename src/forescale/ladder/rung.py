@@ -16,7 +16,7 @@ from forescale.core.artifacts import Stage, read_json, utc_now, write_json, writ
 from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device, reset_peak_memory
 from forescale.data.shards import Rows, Shards
 from forescale.evals.capability import CapabilityConfig, measure, show
-from forescale.forecast.drift import Watcher
+from forescale.forecast.drift import Watcher, gradients_of
 from forescale.model.multimodal import Model
 from forescale.model.scaling import RunPlan
 from forescale.tokenizer.bpe import SPECIAL, Tokenizer
@@ -78,7 +78,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     alarms: list[dict[str, Any]] = []
 
     def watch(point: dict[str, float]) -> None:
-        alarm = watcher.update(point["fraction"], point["loss"]) if watcher else None
+        alarm = watcher.update(point["fraction"], point["loss"], *gradients_of(point)) if watcher else None
         if alarm:
             alarms.append(dataclasses.asdict(alarm))
             if _report:
@@ -198,8 +198,8 @@ def _write_result(
         shown = show(model, tokenizer, config.families)
         write_text(out_dir / "samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in shown))
         save_checkpoint(model, tokenizer, out_dir / "checkpoint")
-    columns = ("fraction", "step", "tokens", "compute", "loss")
-    lines = [",".join(columns)] + [",".join(str(point[c]) for c in columns) for point in progress.curve]
+    columns = ("fraction", "step", "tokens", "compute", "loss", "gradient_norm", "least_block", "least_block_share")
+    lines = [",".join(columns)] + [",".join(str(point.get(c, "")) for c in columns) for point in progress.curve]
     write_text(out_dir / "curve.csv", "\n".join(lines) + "\n")
     write_json(
         out_dir / "result.json",

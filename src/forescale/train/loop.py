@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,10 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
+    # Since the last point of the curve: sum of log gradient norms, steps, and each block's sum of squared gradient norms.
+    log_gradient_sum: float = 0.0
+    gradient_steps: int = 0
+    block_squares: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     # Steps and time after the first of each process, whose compilation and warm-up would distort the rate.
     timed_tokens: int = 0
@@ -137,6 +141,7 @@ def train(
         if hooks.on_point:
             hooks.on_point(point)
     forward = CompiledStep(model, compiled)
+    blocks = [int(name.split(".")[1]) if name.startswith("layers.") else None for name in optimizer.names.values()]
     points = curve_steps(plan.steps)
     flops_token, flops_image = plan.model.flops_per_token(), plan.model.flops_per_image()
     metrics = open_metrics(out_dir / "metrics.jsonl", progress.step)
@@ -150,10 +155,11 @@ def train(
             with autocast(device):
                 loss = forward(*to_tensors(batch, device))
             loss.backward()
-            norm = optimizer.gradient_norm()
-            loss_value, norm_value = loss.item(), norm.item()
+            squares = [norm * norm for norm in optimizer.gradient_norms().tolist()]
+            loss_value, norm_value = loss.item(), math.sqrt(sum(squares))
             finite = math.isfinite(loss_value) and math.isfinite(norm_value)
             if finite:
+                _note_gradients(progress, squares, blocks)
                 optimizer.step(factor * learning_rate_factor)
                 progress.skipped_in_a_row = 0
             else:
@@ -190,6 +196,7 @@ def train(
                     "tokens": tokens,
                     "compute": record["compute"],
                     "loss": value,
+                    **_gradients_so_far(progress),
                 }
                 progress.curve.append(point)
                 if hooks.on_point:
@@ -204,6 +211,32 @@ def train(
         metrics.close()
     model.eval()
     return model, progress
+
+
+def _note_gradients(progress: Progress, squares: Sequence[float], blocks: Sequence[int | None]) -> None:
+    progress.log_gradient_sum += 0.5 * math.log(max(sum(squares), 1e-300))
+    progress.gradient_steps += 1
+    sums = progress.block_squares or [0.0] * (1 + max(block for block in blocks if block is not None))
+    for square, block in zip(squares, blocks):
+        if block is not None:
+            sums[block] += square
+    progress.block_squares = sums
+
+
+def _gradients_so_far(progress: Progress) -> dict[str, float]:
+    """What the gradients did since the last point of the curve: their norm's geometric mean, and which decoder block got least of
+    them, as a share of what got most."""
+    if not progress.gradient_steps:
+        return {}
+    sums = progress.block_squares
+    least = min(range(len(sums)), key=lambda block: sums[block])
+    found = {
+        "gradient_norm": math.exp(progress.log_gradient_sum / progress.gradient_steps),
+        "least_block": float(least),
+        "least_block_share": math.sqrt(sums[least] / max(*sums, 1e-300)),
+    }
+    progress.log_gradient_sum, progress.gradient_steps, progress.block_squares = 0.0, 0, []
+    return found
 
 
 def _save(out_dir: Path, model: Model, optimizer: Optimizer, progress: Progress) -> None:

@@ -79,10 +79,11 @@ class Optimizer:
         self.adam.step()
         self.adam.zero_grad()
 
-    def gradient_norm(self) -> Tensor:
-        """Global 2-norm of all gradients."""
-        grads = [p.grad for p in self.names if p.grad is not None]
-        return torch.stack(torch._foreach_norm(grads)).norm()
+    def gradient_norms(self) -> Tensor:
+        """2-norm of the gradient of each parameter, in the order of `names`; 0 where it has none."""
+        some = next(iter(self.names))
+        none = torch.zeros((), device=some.device, dtype=some.dtype)
+        return torch.stack(torch._foreach_norm([none if p.grad is None else p.grad for p in self.names]))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All state by name, for an exact continuation."""
