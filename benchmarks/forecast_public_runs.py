@@ -52,7 +52,7 @@ def ratio(run: Run) -> float:
     return run.tokens / run.params
 
 
-def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float) -> list[dict[str, Any]]:
+def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float, level: float = 0.9) -> list[dict[str, Any]]:
     rows = []
     for corpus in CORPORA:
         for loss in losses:
@@ -61,13 +61,13 @@ def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float) -> li
                 for gap in (10, 100):
                     for mode in ("family", "all"):
                         if target.compute >= smallest_target:
-                            row = hindcast(runs, target, gap, mode)
+                            row = hindcast(runs, target, gap, mode, level)
                             if row is not None:
                                 rows.append({"corpus": corpus, "loss": loss, "largest": target in runs[-3:], **row})
     return rows
 
 
-def hindcast(runs: list[Run], target: Run, gap: float, mode: str) -> dict[str, Any] | None:
+def hindcast(runs: list[Run], target: Run, gap: float, mode: str, level: float = 0.9) -> dict[str, Any] | None:
     """One row, or None where fewer than three sizes are small enough."""
     seen = [run for run in runs if run.compute <= target.compute / gap]
     size: dict[str, float | None] = {"target_params": target.params, "target_tokens": target.tokens}
@@ -76,7 +76,7 @@ def hindcast(runs: list[Run], target: Run, gap: float, mode: str) -> dict[str, A
         size = {}
     started = time.perf_counter()
     try:
-        forecast = forecast_loss(seen, target.compute, **size)
+        forecast = forecast_loss(seen, target.compute, level=level, **size)
     except UserError:
         return None
     seconds = time.perf_counter() - started

@@ -1,0 +1,105 @@
+"""Do intervals hold? Leave-future-out forecasts of recorded runs, own and public, at several levels.
+
+    python -m benchmarks.coverage --runs runs/laptop runs/second --out coverage.json
+
+Own: each size of a finished run folder, target included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for
+all tokens, text and pictures. Public: `forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs. Forecasts
+from the same runs are made once. They overlap, share runs, and are no independent trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.forecast_public_runs import DEFAULT_DATA, hindcasts
+from forescale.core.artifacts import read_json
+from forescale.forecast.loss import forecast_loss
+from forescale.forecast.runs import Run
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+GAPS = (10, 100, 1000)
+
+
+def own(folder: Path) -> list[dict[str, Any]]:
+    paths = [*sorted(folder.glob("rungs/*/result.json")), *folder.glob("target/result.json")]
+    results = [result for result in map(read_json, paths) if result["status"] == "ok"]
+    rows = []
+    for what in ("all", *sorted(results[0]["loss_by_modality"])):
+        runs = [
+            Run(
+                r["name"],
+                r["compute"],
+                r["loss"] if what == "all" else r["loss_by_modality"][what],
+                r["params"],
+                r["tokens"],
+                r["seed"],
+            )
+            for r in results
+        ]
+        for target in {run.compute: run for run in runs}.values():
+            made = set()
+            for gap in GAPS:
+                seen = [run for run in runs if run.compute <= target.compute / gap]
+                if len({run.compute for run in seen}) < 3 or len(seen) in made:
+                    continue
+                made.add(len(seen))
+                held, half = [], 0.0
+                for level in LEVELS:
+                    found = forecast_loss(
+                        seen, target.compute, target_params=target.params, target_tokens=target.tokens, level=level
+                    )
+                    held.append(found.interval[0] <= target.loss <= found.interval[1])
+                    half = 0.5 * math.log(found.interval[1] / found.interval[0]) if level == 0.9 else half
+                error = math.log(found.predicted / target.loss)
+                kind = "own, all tokens" if what == "all" else f"own, {what} alone"
+                rows.append(
+                    {"kind": kind, "target": target.name, "gap": gap, "error": error, "held": held, "half": half}
+                )
+    return rows
+
+
+def public(folder: Path) -> list[dict[str, Any]]:
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for level in LEVELS:
+        for number, row in enumerate(hindcasts(folder, ("own",), 5e18, level)):
+            rows.setdefault(number, []).append(row)
+    return [
+        {
+            "kind": f"public, {'one line' if found[0]['mode'] == 'family' else 'all runs'}",
+            "target": found[0]["target"],
+            "gap": found[0]["gap"],
+            "error": math.log1p(found[0]["error"]),
+            "held": [row["inside"] for row in found],
+            "half": 0.5 * math.log1p(found[LEVELS.index(0.9)]["width"]),
+        }
+        for found in rows.values()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="*", default=[])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
+    parser.add_argument("--out", type=Path, default=Path("coverage.json"))
+    options = parser.parse_args()
+    rows = [row for folder in options.runs for row in own(folder)]
+    if options.data.is_dir():
+        rows += public(options.data)
+    kinds = sorted({row["kind"] for row in rows})
+    print(f"{'':24}{'n':>5}{'error':>8}{'half':>8}" + "".join(f"{level:>7.0%}" for level in LEVELS))
+    for kind in [*kinds, "everything"]:
+        some = [row for row in rows if kind in (row["kind"], "everything")]
+        held = np.mean([row["held"] for row in some], axis=0)
+        error, half = np.mean([abs(row["error"]) for row in some]), np.median([row["half"] for row in some])
+        print(f"{kind:24}{len(some):5}{error:8.1%}{half:8.1%}" + "".join(f"{share:7.0%}" for share in held))
+    options.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
