@@ -3,8 +3,8 @@
     python -m benchmarks.coverage --runs runs/laptop runs/second --out coverage.json
 
 Own: each size of a finished run folder, target included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for
-all tokens, text and pictures. Public: `forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs. Forecasts
-from the same runs are made once. They overlap, share runs, and are no independent trials.
+all tokens, text and pictures. Public: `forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs.
+Forecasts from the same runs are made once. They overlap, share runs, and are no independent trials.
 """
 
 from __future__ import annotations
