@@ -23,8 +23,10 @@ from forescale.forecast.laws import Array, Points, line
 from forescale.forecast.loss import LossModel, fit_loss
 from forescale.forecast.runs import Run, group_by_compute
 
-ERROR_PER_DECADE = 0.10
-"""Error of log value that is believed beforehand for each decade looked ahead; capabilities are rougher than losses."""
+ERROR_PER_DECADE = 0.30
+"""Error of log value that is believed beforehand for each decade looked ahead: what two recorded ladders missed by (docs/log.md)."""
+MEMBER_ERROR = 0.10
+"""The same where members are weighed against each other."""
 ERROR_WEIGHT = 3.0
 HUBER_DELTA = 0.05
 MEMBERS = ("power", "upper power", "last rung")
@@ -122,7 +124,7 @@ def _hindsight(u: Array, y: Array, ahead: dict[int, Array], x: Array) -> tuple[A
         squares.append((residual**2 / far).mean(axis=1))
         residuals += [(cut, residual[:, i], float(far[i])) for i in range(len(far))]
     # Beforehand, the law of the literature is believed twice as much as a flat line.
-    prior = np.array([1.0, 1.5, 2.0]) * ERROR_PER_DECADE
+    prior = np.array([1.0, 1.5, 2.0]) * MEMBER_ERROR
     scores = (prior**2 + np.sum(squares, axis=0)) / (1 + len(squares)) if squares else prior**2
     weights = scores**-2.0
     weights /= weights.sum()
