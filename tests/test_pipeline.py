@@ -208,6 +208,32 @@ def test_two_runs_into_one_folder_at_once_do_not_meet(whole: Path, tmp_path: Pat
     assert numbers(out) == numbers(whole)
 
 
+def test_until_forecast_stops_before_the_target_and_goes_on_later(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for folder in ("target", "alignment", "exams", "report"):
+        shutil.rmtree(out / folder)
+    assert pipeline.run(dataclasses.replace(recipe(), until="forecast"), out) == out
+    assert not (out / "target").exists()
+    # Where it stops is no part of what the run is: the sealed forecast is the one that was there.
+    assert numbers_of_forecasts(out) == numbers_of_forecasts(whole)
+
+
+def numbers_of_forecasts(out: Path) -> list[object]:
+    return [read_json(path) for path in sorted(out.glob("forecasts/*/forecast.json"))]
+
+
+def test_another_seed_is_another_run_of_everything(whole: Path) -> None:
+    other = dataclasses.replace(recipe(), seed=2)
+    assert pipeline.data_config(other, Path("nowhere")).config.seed == recipe().data.seed + 2
+    first, second = (
+        pipeline.rungs_for(r.family, r.ladder, r.target.compute, 0.0, r.seed * pipeline.SEEDS_APART)
+        for r in (recipe(), other)
+    )
+    assert [rung.plan for rung in first] == [rung.plan for rung in second]
+    assert not {rung.seed for rung in first} & {rung.seed for rung in second}
+
+
 def test_impossible_budgets_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raise the target's compute"):
         pipeline.run(recipe(compute=1e7), tmp_path / "run")

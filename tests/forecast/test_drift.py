@@ -127,3 +127,39 @@ def test_no_curves_no_band() -> None:
         predict_band(ladder(smooth, np.random.default_rng(0))[:4], 1e15)
     with pytest.raises(UserError, match="target"):
         predict_band([], math.nan)
+
+
+def with_gradients(curves: list[dict[str, object]], norm: float) -> list[dict[str, object]]:
+    return [{**entry, "curve": [{**p, "gradient_norm": norm} for p in entry["curve"]]} for entry in curves]  # type: ignore[attr-defined]
+
+
+def test_a_gradient_norm_that_leaves_its_band_is_an_alarm_though_the_loss_is_fine() -> None:
+    rng = np.random.default_rng(0)
+    band = predict_band(with_gradients(ladder(smooth, rng), 0.25), 1e15)
+    assert band.points[10]["gradient_predicted"] == pytest.approx(0.25)
+    watcher = Watcher(band)
+    alarms = []
+    for point in curve(smooth, 1e15, rng):
+        fraction = point["fraction"]
+        norm = 0.25 if fraction < 0.5 else 0.6
+        alarm = watcher.update(fraction, watcher.bounds(fraction)["predicted"], norm, 0.0, 0.5)
+        alarms += [alarm] if alarm else []
+    assert [alarm.direction for alarm in alarms] == ["gradients larger than predicted"]
+    assert 0.5 <= alarms[0].since < alarms[0].fraction <= 0.58
+
+
+def test_a_block_without_gradients_is_named() -> None:
+    watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
+    alarms = [
+        watcher.update(fraction, watcher.bounds(fraction)["predicted"], 0.25, 1.0, 1e-5 if fraction > 0.2 else 0.4)
+        for fraction in np.arange(1, 41) / 40
+    ]
+    raised = [alarm for alarm in alarms if alarm]
+    assert [alarm.direction for alarm in raised] == ["block 1 gets no gradient"]
+    assert raised[0].fraction == pytest.approx(0.275)
+
+
+def test_a_band_without_gradients_ignores_them() -> None:
+    watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
+    for fraction in (0.1, 0.2, 0.3, 0.4):
+        assert watcher.update(fraction, watcher.bounds(fraction)["predicted"], 1e6, 0.0, 0.5) is None

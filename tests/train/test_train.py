@@ -46,6 +46,24 @@ def test_loss_falls_on_text_and_pictures(shards: Shards, tmp_path: Path) -> None
     assert min(repeat_losses(model, 0, 6)) > 1
 
 
+def test_the_curve_tells_of_gradients_and_of_a_block_that_died(shards: Shards, tmp_path: Path) -> None:
+    def evaluate(model: Model) -> float:
+        if not died:
+            died.append(True)
+            block = model.layers[1]
+            for norm in (block.input_layernorm, block.post_attention_layernorm):
+                norm.weight.requires_grad_(False).zero_()
+        return 1.0
+
+    died: list[bool] = []
+    _, progress = run(shards, small_plan(shards, 40), tmp_path, Hooks(evaluate=evaluate))
+    norms = [json.loads(line)["gradient_norm"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [point["gradient_norm"] for point in progress.curve] == pytest.approx(norms)
+    alive, *dead = progress.curve
+    assert alive["least_block_share"] > 0.05
+    assert all((point["least_block"], point["least_block_share"]) == (1.0, 0.0) for point in dead)
+
+
 @pytest.mark.parametrize("stop_at", [1, 5, 11])
 def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(
     shards: Shards, tmp_path: Path, stop_at: int
