@@ -48,19 +48,20 @@ def test_loss_falls_on_text_and_pictures(shards: Shards, tmp_path: Path) -> None
 
 def test_the_curve_tells_of_gradients_and_of_a_block_that_died(shards: Shards, tmp_path: Path) -> None:
     def evaluate(model: Model) -> float:
-        if not died:
-            died.append(True)
+        seen.append(1)
+        if len(seen) == 10:
             block = model.layers[1]
             for norm in (block.input_layernorm, block.post_attention_layernorm):
                 norm.weight.requires_grad_(False).zero_()
         return 1.0
 
-    died: list[bool] = []
+    seen: list[int] = []
     _, progress = run(shards, small_plan(shards, 40), tmp_path, Hooks(evaluate=evaluate))
     norms = [json.loads(line)["gradient_norm"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [point["gradient_norm"] for point in progress.curve] == pytest.approx(norms)
-    alive, *dead = progress.curve
-    assert alive["least_block_share"] > 0.05
+    # The head and the blocks' outputs begin at zero, so nothing flows through the blocks at the very first steps.
+    alive, dead = progress.curve[4:10], progress.curve[10:]
+    assert all(point["least_block_share"] > 0.05 for point in alive)
     assert all((point["least_block"], point["least_block_share"]) == (1.0, 0.0) for point in dead)
 
 
