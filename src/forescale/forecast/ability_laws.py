@@ -24,7 +24,7 @@ from forescale.forecast.loss import LossModel, fit_loss
 from forescale.forecast.runs import Run, group_by_compute
 
 ERROR_PER_DECADE = 0.30
-"""Error of log value that is believed beforehand for each decade looked ahead: what two recorded ladders missed by (docs/log.md)."""
+"""Error of log value believed beforehand for each decade looked ahead: what two recorded ladders missed by (docs/log.md)."""
 MEMBER_ERROR = 0.10
 """The same where members are weighed against each other."""
 ERROR_WEIGHT = 3.0

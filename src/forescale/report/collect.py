@@ -106,6 +106,7 @@ def _loss_entry(folder: RunFolder, forecast: ForecastFile) -> Json:
         "is_forecast": is_forecast,
         "pending": pending,
         "standing": why,
+        "in_context": (payload.get("in_context") or {}).get("says"),
         "warnings": law.get("warnings") or [],
         "path": forecast.path,
     }
@@ -168,6 +169,8 @@ def _capability(folder: RunFolder) -> list[Json]:
                     **verdict.compare(predicted, interval, observed),
                     "interval_level": item.get("interval_level"),
                     "baseline_last_rung": item.get("baseline_last_rung"),
+                    "route": item.get("route"),
+                    "routes": {route["name"]: route["predicted"] for route in item.get("routes") or []},
                     "is_forecast": is_forecast and made,
                     "not_observed_because": why,
                     "warnings": item.get("warnings") or [],

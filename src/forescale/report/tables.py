@@ -177,6 +177,13 @@ def floors(summary: Json) -> Table | None:
     return Table("floors", caption, columns, rows) if rows else None
 
 
+ROUTES = ("compute", "loss")
+
+
+def _route(entry: Json, name: str) -> Cell:
+    return Cell(words.loss(entry["routes"].get(name)), "strong" if entry["route"] == name else "")
+
+
 def capability(summary: Json) -> Table | None:
     rows = []
     caps = [e["cap_ratio"] for e in summary["loss"]["forecasts"]]
@@ -190,6 +197,7 @@ def capability(summary: Json) -> Table | None:
                 Cell(words.loss(e["predicted"]), "strong"), words.interval(e["interval"]),
                 Cell(words.loss(e["observed"]), "strong", e["not_observed_because"] or ""),
                 words.signed_percent(e["relative_error"], 1), verdict_cell(e), words.loss(e["baseline_last_rung"]),
+                *(_route(e, name) for name in ROUTES),
                 Cell(standing, "" if standing in ("forecast", "sealed") else "miss", "; ".join(e["warnings"])),
             )
         )  # fmt: skip
@@ -204,9 +212,14 @@ def capability(summary: Json) -> Table | None:
         ("Error", RIGHT),
         ("Interval held", LEFT),
         ("Last rung", RIGHT),
+        ("By compute", RIGHT),
+        ("By loss", RIGHT),
         ("Standing", LEFT),
     ]
-    caption = "Mean −log pass rate in nats over a bucket’s problems; lower is better. n is the number of problems."
+    caption = (
+        "Mean −log pass rate in nats over a bucket’s problems; lower is better. n is the number of problems. By compute, by loss: "
+        "what the law in compute and the one through the forecast loss say; the one in bold was the better in hindsight."
+    )
     return Table("capability", caption, columns, rows) if rows else None
 
 
