@@ -248,6 +248,7 @@ def seal_forecasts(
             target_params=plan.target.model.params_active,
             target_tokens=plan.target.tokens,
             exclusions=tuple(pair for pair in exclusions if pair[0] in within),
+            believed=recipe.believed,
         )
         folder = out_dir / f"{cap:g}"
         inputs = {name: path for name, path in rungs.items() if name in within}

@@ -276,3 +276,14 @@ def test_laws_are_in_params_times_tokens_where_they_are_known() -> None:
     bare = [Run(r.name, r.compute, r.loss) for r in runs]
     asked = forecast_loss(bare, target.compute, target_params=target.params, target_tokens=target.tokens)
     assert asked.predicted == pytest.approx(alone.predicted, rel=1e-9)
+
+
+def test_what_is_believed_of_laws_moves_their_weights() -> None:
+    runs = [Run(f"r{c:g}", c, 10 * c**-0.05) for c in (1e10, 1e11, 1e12, 1e13)]
+    believed = {"power": 0.005, "power+floor": 0.05}
+    weights = [
+        {law["name"]: law["weight"] for law in forecast_loss(runs, 1e15, believed=errors).ensemble}
+        for errors in (None, believed, dict(zip(believed, reversed(believed.values()))))
+    ]
+    assert weights[1]["power"] > weights[0]["power"] > weights[2]["power"]
+    assert weights[1]["power"] > 0.9

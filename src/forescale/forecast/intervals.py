@@ -19,7 +19,7 @@ interval is never of zero width, widens with every decade, and is wide where few
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ ERROR_PER_DECADE = 0.025
 """p1: what a good law on clean rungs misses for each decade that it looks ahead."""
 ERROR_WEIGHT = 3.0
 """n0: the prior's weight in cuts."""
+BELIEVED_WEIGHT = 6.0
 SHORTEST = 0.3
 """h, in decades: a forecast of a rung next door is not free of error."""
 MINIMUM_BELOW = 3
@@ -86,9 +87,14 @@ def hindcasts(
     return found
 
 
-def error_per_decade(records: Sequence[Hindcast], noise: float = 0.0, prior_weight: float = ERROR_WEIGHT) -> float:
+def error_per_decade(
+    records: Sequence[Hindcast],
+    noise: float = 0.0,
+    prior_weight: float = ERROR_WEIGHT,
+    prior: float = ERROR_PER_DECADE,
+) -> float:
     """s1 of the module's rule."""
-    total, cuts = prior_weight * ERROR_PER_DECADE**2, sorted({record.cut for record in records})
+    total, cuts = prior_weight * prior**2, sorted({record.cut for record in records})
     for cut in cuts:
         squares = [
             max(record.residual**2 - noise**2, 0.0) / (record.distance**2 + SHORTEST**2)
@@ -99,8 +105,16 @@ def error_per_decade(records: Sequence[Hindcast], noise: float = 0.0, prior_weig
     return math.sqrt(total / (prior_weight + len(cuts)))
 
 
-def law_weights(laws: Sequence[FittedLaw], records: Sequence[Hindcast], power: float = 2.0) -> list[float]:
+def law_weights(
+    laws: Sequence[FittedLaw],
+    records: Sequence[Hindcast],
+    believed: Mapping[str, float] | None = None,
+    power: float = 2.0,
+) -> list[float]:
     """Weights proportional to (error per decade)^-power, for each law alone; equal where no cut is possible.
+
+    `believed`: errors per decade of laws on recorded ladders of the same family, with the weight of BELIEVED_WEIGHT cuts; a law
+    that is not named starts from ERROR_PER_DECADE, with the weight of one.
 
     A law that cannot be fitted below a cut is judged there by the plain line, so that a law is never preferred for
     silence.
@@ -111,9 +125,10 @@ def law_weights(laws: Sequence[FittedLaw], records: Sequence[Hindcast], power: f
     for law in laws:
         own = [record for record in records if record.law == law.name]
         missing = cuts - {record.cut for record in own}
-        scores.append(
-            error_per_decade([*own, *(record for record in plain if record.cut in missing)], prior_weight=1.0)
-        )
+        known = (believed or {}).get(law.name)
+        weight, prior = (1.0, ERROR_PER_DECADE) if known is None else (BELIEVED_WEIGHT, known)
+        mine = [*own, *(record for record in plain if record.cut in missing)]
+        scores.append(error_per_decade(mine, prior_weight=weight, prior=prior))
     raw = [score**-power for score in scores]
     return [value / sum(raw) for value in raw]
 
@@ -167,12 +182,18 @@ class Combination:
 
 
 def combine(
-    laws: Sequence[FittedLaw], records: Sequence[Hindcast], largest: float, seed_deviation: float | None, seeds: int
+    laws: Sequence[FittedLaw],
+    records: Sequence[Hindcast],
+    largest: float,
+    seed_deviation: float | None,
+    seeds: int,
+    believed: Mapping[str, float] | None = None,
 ) -> Combination:
-    """Weighs the laws and sets the interval. `seeds` is the degrees of freedom behind `seed_deviation`."""
+    """Weighs the laws and sets the interval. `seeds` is the degrees of freedom behind `seed_deviation`; `believed` as in
+    `law_weights`."""
     own = 0.0 if seed_deviation is None else seed_deviation**2 * seeds
     noise = math.sqrt((own + SEED_NOISE_WEIGHT * SEED_NOISE**2) / (seeds + SEED_NOISE_WEIGHT))
-    weights = law_weights(laws, records)
+    weights = law_weights(laws, records, believed)
     together = combined(records, laws, weights)
     cuts = len({record.cut for record in together})
     return Combination(tuple(laws), tuple(weights), largest, noise, error_per_decade(together, noise), cuts)

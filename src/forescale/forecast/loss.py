@@ -8,7 +8,7 @@ always printed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,9 +80,13 @@ class LossModel:
 
 
 def fit_loss(
-    runs: Sequence[Run], *, target_params: float | None = None, target_tokens: float | None = None
+    runs: Sequence[Run],
+    *,
+    target_params: float | None = None,
+    target_tokens: float | None = None,
+    believed: Mapping[str, float] | None = None,
 ) -> LossModel:
-    """Fits and weighs the laws. Raises UserError where `runs` cannot carry a forecast."""
+    """Fits and weighs the laws; `believed`: see `law_weights`. Raises UserError where `runs` cannot carry a forecast."""
     check_runs(runs)
     if (target_params is None) != (target_tokens is None):
         raise UserError("give both the target's params and its tokens, or neither.")
@@ -97,7 +101,7 @@ def fit_loss(
         if target_ratio is None or not np.isfinite(cells.params * cells.tokens).all():
             cells = cells.without_sizes()
         laws, records = _in_compute(cells)
-    combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees)
+    combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees, believed)
     return LossModel(cells, every, combination, seed_deviation, tuple(warnings))
 
 
@@ -208,16 +212,19 @@ def forecast_loss(
     target_tokens: float | None = None,
     level: float = DEFAULT_LEVEL,
     widening: float = 1.0,
+    believed: Mapping[str, float] | None = None,
 ) -> LossForecast:
-    """The forecast for one target, its interval `widening` times as wide. Raises UserError for runs or a target that cannot
-    carry one."""
+    """The forecast for one target, its interval `widening` times as wide; `believed`: see `law_weights`.
+
+    Raises UserError for runs or a target that cannot carry one.
+    """
     check_level(level)
     check_runs(runs)
     check_target(target_compute, min(run.compute for run in runs))
     for what, value in (("params", target_params), ("tokens", target_tokens)):
         if value is not None and (not math.isfinite(value) or value <= 0):
             raise UserError(f"the target's {what} are {value:g}; they must be a finite number above 0.")
-    model = fit_loss(runs, target_params=target_params, target_tokens=target_tokens)
+    model = fit_loss(runs, target_params=target_params, target_tokens=target_tokens, believed=believed)
     model = replace(model, combination=replace(model.combination, widening=widening))
     cells, combination = model.cells, model.combination
     at = model.at([target_compute], target_params, target_tokens)

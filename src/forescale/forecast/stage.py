@@ -22,7 +22,8 @@ from forescale.forecast.seal import seal
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """The target as planned (params: active parameters), and runs that were given up before: name and why."""
+    """The target as planned (params: active parameters), runs that were given up before (name and why), and errors per decade of
+    laws on recorded ladders of this family (law and error, for losses of all tokens)."""
 
     cap: float
     target_flops: float
@@ -30,6 +31,7 @@ class ForecastConfig:
     target_tokens: float
     exclusions: tuple[tuple[str, str], ...] = ()
     level: float = 0.9
+    believed: tuple[tuple[str, float], ...] = ()
 
 
 def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
@@ -54,9 +56,9 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     copying = judge(results, at)
     ladder_flops = sum(result["compute"] for result in results)
 
-    def of(losses: Mapping[str, float]) -> dict[str, Any]:
+    def of(losses: Mapping[str, float], believed: Mapping[str, float] | None = None) -> dict[str, Any]:
         runs = [Run(r["name"], r["compute"], losses[r["name"]], r["params"], r["tokens"], r["seed"]) for r in results]
-        return _loss(runs, config, copying)
+        return _loss(runs, config, copying, believed)
 
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
     keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "in_context")
@@ -69,7 +71,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "runs": [{key: result[key] for key in keys} for result in results],
         "exclusions": exclusions,
         "in_context": to_json(copying),
-        "loss": of({r["name"]: r["loss"] for r in results}),
+        "loss": of({r["name"]: r["loss"] for r in results}, dict(config.believed)),
         "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
         "capability": forecast_capability(
             rows, config.target_flops, config.target_params, config.target_tokens, level=config.level
@@ -81,7 +83,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     seal(payload, out_dir / "forecast.json")
 
 
-def _loss(runs: list[Run], config: ForecastConfig, copying: InContext) -> Any:
+def _loss(runs: list[Run], config: ForecastConfig, copying: InContext, believed: Mapping[str, float] | None) -> Any:
     forecast = forecast_loss(
         runs,
         config.target_flops,
@@ -89,6 +91,7 @@ def _loss(runs: list[Run], config: ForecastConfig, copying: InContext) -> Any:
         target_tokens=config.target_tokens,
         level=config.level,
         widening=copying.widening,
+        believed=believed,
     )
     if copying.widening > 1:
         forecast = replace(forecast, warnings=(copying.says, *forecast.warnings))

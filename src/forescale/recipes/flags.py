@@ -72,6 +72,8 @@ class RunFlags:
             alignment=self.alignment,
             tokenizer=dataclasses.replace(recipe.tokenizer, vocab_size=self.family.vocab_size),
             data=dataclasses.replace(recipe.data, sources=sources, image_size=self.family.image_size),
+            # Another mixture's ladders say little of this one's.
+            believed=() if self.corpus else recipe.believed,
             seed=self.seed,
             until=self.until,
             command=command,
