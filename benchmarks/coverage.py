@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.forecast_public_runs import DEFAULT_DATA, hindcasts
 from forescale.core.artifacts import read_json
-from forescale.forecast.loss import forecast_loss
+from forescale.forecast.loss import fit_loss
 from forescale.forecast.runs import Run
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -49,14 +49,13 @@ def own(folder: Path) -> list[dict[str, Any]]:
                 if len({run.compute for run in seen}) < 3 or len(seen) in made:
                     continue
                 made.add(len(seen))
-                held, half = [], 0.0
-                for level in LEVELS:
-                    found = forecast_loss(
-                        seen, target.compute, target_params=target.params, target_tokens=target.tokens, level=level
-                    )
-                    held.append(found.interval[0] <= target.loss <= found.interval[1])
-                    half = 0.5 * math.log(found.interval[1] / found.interval[0]) if level == 0.9 else half
-                error = math.log(found.predicted / target.loss)
+                model = fit_loss(seen, target_params=target.params, target_tokens=target.tokens)
+                at = model.at([target.compute], target.params, target.tokens)
+                bounds = {level: model.combination.interval(at, level) for level in LEVELS}
+                held = [bool(low[0] <= target.loss <= high[0]) for _, low, high in bounds.values()]
+                predicted, low, high = (float(values[0]) for values in bounds[0.9])
+                half = 0.5 * math.log(high / low)
+                error = math.log(predicted / target.loss)
                 kind = "own, all tokens" if what == "all" else f"own, {what} alone"
                 rows.append(
                     {"kind": kind, "target": target.name, "gap": gap, "error": error, "held": held, "half": half}

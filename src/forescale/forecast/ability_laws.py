@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from forescale.forecast.intervals import MINIMUM_BELOW, SHORTEST
-from forescale.forecast.laws import Array, Points, line
+from forescale.forecast.laws import Array, Points, line, upper_half
 from forescale.forecast.loss import LossModel, fit_loss
 from forescale.forecast.runs import Run, group_by_compute
 
@@ -107,7 +107,7 @@ def _members(x: Array, y: Array, at: Array) -> Array:
     power = p + q * at
     upper = power
     if len(np.unique(x)) >= 5:
-        half = max(3, math.ceil(len(x) / 2))
+        half = upper_half(len(x))
         pu, qu, _ = line(x[-half:], y[-half:], np.ones(half), HUBER_DELTA)
         upper = pu + qu * at
     return np.stack([power, upper, np.full_like(at, y[-1])])

@@ -202,7 +202,7 @@ def _forecast(
     budgets = budgets_between(grid, np.append(where.compute, target), np.append(where.budget, at.budget))
     places = np.append(budgets, at.budget)
     far, asked = decades(places, float(where.budget.max())), np.log(places)
-    again = [(index, drawn) for index, drawn in zip(boot_index[:100], boot_y[:100])]
+    again = list(zip(boot_index[:100], boot_y[:100]))
     later = {cut: x[cut:] for cut in range(MINIMUM_BELOW, len(x))}
     routes = [take_route("compute", x, y, later, asked, far, x, [(x[i], v) for i, v in again], level)]
     if path is not None:

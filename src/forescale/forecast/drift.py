@@ -93,7 +93,11 @@ def predict_band(
     if not 0.5 <= level < 1:
         raise UserError(f"the band's level is {level:g}; it must be at least 0.5 and below 1.")
     sized = target_params is not None and target_tokens is not None
-    at = Points.of([target_compute], target_params, target_tokens)
+    if sized and any(entry.get("params") is None or entry.get("tokens") is None for entry in curves):
+        raise UserError(
+            "params and tokens are given for the target and not for all of the ladder; give both or neither."
+        )
+    target = float(Points.of([target_compute], target_params, target_tokens).budget[0])
     fractions = [(fraction, *make_cells(runs)) for fraction, runs in _by_fraction(curves, sized, "loss")]
     if not fractions:
         raise UserError(
@@ -110,11 +114,6 @@ def predict_band(
     per_decade = math.sqrt((ERROR_WEIGHT * ERROR_PER_DECADE**2 + cuts * measured) / (ERROR_WEIGHT + cuts))
     points = []
     for fraction, cells, deviation in fractions:
-        if sized and not np.isfinite(cells.params * cells.tokens).all():
-            raise UserError(
-                "params and tokens are given for the target and not for all of the ladder; give both or neither."
-            )
-        target = float(at.budget[0])
         far = abs(math.log10(target / float(cells.budget[-1])))
         few = 1 + (FEW_SIZES / len(cells)) ** 2
         sigma = math.hypot(few * per_decade * far, deviation or 0.0)
@@ -128,7 +127,7 @@ def predict_band(
                 "high": predicted * math.exp(half),
             }
         )
-    gradients = _gradient_band(curves, sized, float(at.budget[0]))
+    gradients = _gradient_band(curves, sized, target)
     points = [{**point, **gradients.get(point["fraction"], {})} for point in points]
     rule = (
         f"outside the {level:.0%} band at {SUSTAIN} points in a row, all on one side, from {WARM_UP:.0%} of the run "

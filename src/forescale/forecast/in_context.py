@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from forescale.forecast.laws import Points
+from forescale.forecast.laws import Points, upper_half
 
 FORMED = 0.1
 WIDENING = 1.5
@@ -60,7 +60,7 @@ def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
         return InContext("unknown", scores, None, 1.0, "fewer than three sizes have an in-context score.")
     values = np.array([entry["score"] for entry in scores])
     x = np.log([places[c] for c in sizes])
-    upper = max(MINIMUM_SIZES, math.ceil(len(sizes) / 2))
+    upper = upper_half(len(sizes))
     slope, level = np.polyfit(x[-upper:] - x[-1], values[-upper:], 1)
     expected = float(np.clip(level + slope * (math.log(float(at.budget[0])) - x[-1]), -1.0, 1.0))
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"

@@ -35,6 +35,7 @@ ERROR_PER_DECADE = 0.025
 ERROR_WEIGHT = 3.0
 """n0: the prior's weight in cuts."""
 BELIEVED_WEIGHT = 6.0
+"""The weight in cuts of what laws missed by on recorded ladders of the same family."""
 SHORTEST = 0.3
 """h, in decades: a forecast of a rung next door is not free of error."""
 MINIMUM_BELOW = 3

@@ -211,9 +211,14 @@ def fit_power(cells: Cells, delta: float = HUBER_DELTA, name: str = "power") -> 
     return FittedLaw(name, f"L = a C^b{_unit(cells)}", parameters, predict, spread)
 
 
+def upper_half(count: int) -> int:
+    """How many of `count` rungs are its upper half: never fewer than carry a line."""
+    return max(3, math.ceil(count / 2))
+
+
 def fit_upper(cells: Cells) -> FittedLaw:
     """`power` on the upper half of the cells (at least three)."""
-    upper = cells.take(np.arange(len(cells) - max(3, math.ceil(len(cells) / 2)), len(cells)))
+    upper = cells.take(np.arange(len(cells) - upper_half(len(cells)), len(cells)))
     fitted = fit_power(upper, name="upper power")
     return FittedLaw(
         fitted.name,
