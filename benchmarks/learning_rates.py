@@ -1,6 +1,6 @@
 """Sweeps learning rates on ladder-sized models, never on a target.
 
-    python benchmarks/learning_rates.py --run runs/laptop --out benchmarks/results/learning_rates.jsonl
+    python -m benchmarks.learning_rates --run runs/laptop --out benchmarks/results/learning_rates.jsonl
 
 For each width, every group's rate is moved alone by factors of two around the family's default, at the family's tokens per
 parameter (or `--tokens-per-param`). A line per run; runs that are there are not run again. Prints a table.
@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from forescale.core.device import cpus, worker_environment
+from benchmarks.pool import run_all
 
+IDENTITY = ("run", "width", "seed", "rates", "family")
 GROUPS = ("muon", "embedding", "head", "vector")
 
 
@@ -98,24 +97,12 @@ def main() -> None:
                     }
                     if job not in jobs:
                         jobs.append(job)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    seen = [{key: record[key] for key in ("run", "width", "seed", "rates", "family")} for record in done]
-    left = [job for job in jobs if job not in seen]
-    os.environ.update(worker_environment(1))
-    with multiprocessing.get_context("spawn").Pool(cpus()) as pool, options.out.open("a") as file:
-        for record in pool.imap_unordered(one, left):
-            done.append(record)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            moved = {k: v for k, v in record["rates"].items() if v != base[k]}
-            print(
-                record["width"],
-                moved or "base",
-                record["family"],
-                record["loss"] and round(record["loss"], 4),
-                flush=True,
-            )
+
+    def tell(record: dict[str, Any]) -> str:
+        moved = {k: v for k, v in record["rates"].items() if v != base[k]}
+        return f"{record['width']} {moved or 'base'} {record['family']} {record['loss'] and round(record['loss'], 4)}"
+
+    done = run_all(one, jobs, IDENTITY, options.out, tell)
     for width in options.widths:
         for group in options.groups:
             row = []

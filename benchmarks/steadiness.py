@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning_rates import one
-from forescale.core.device import cpus, worker_environment
+from benchmarks.learning_rates import IDENTITY, one
+from benchmarks.pool import run_all
 from forescale.model.scaling import LearningRates
-
-IDENTITY = ("run", "width", "seed", "rates", "family")
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -65,15 +61,7 @@ def main() -> None:
         for seed in range(options.seeds)
         for width in sorted(options.widths, reverse=True)
     ]
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    seen = [{key: record[key] for key in IDENTITY} for record in done]
-    os.environ.update(worker_environment(1))
-    with multiprocessing.get_context("spawn").Pool(cpus()) as pool, options.out.open("a") as file:
-        for record in pool.imap_unordered(one, [job for job in jobs if job not in seen]):
-            done.append(record)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            print(f"width {record['width']}, seed {record['seed']}: {record['loss']}", flush=True)
+    done = run_all(one, jobs, IDENTITY, options.out, lambda r: f"width {r['width']}, seed {r['seed']}: {r['loss']}")
     found = [r for r in done if {key: r[key] for key in IDENTITY} in jobs and r["loss"] is not None]
     print(table(found))
 

@@ -14,16 +14,14 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import multiprocessing
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.pool import run_all
 from forescale.core.artifacts import read_json
-from forescale.core.device import cpus, worker_environment
 from forescale.data.shards import Batch, Rows, Shards
 from forescale.forecast.drift import Watcher, gradients_of, predict_band
 
@@ -133,18 +131,14 @@ def main() -> None:
     kinds = [(what, seed) for seed in range(options.seeds) for what in BREAKS if not what.startswith("batch")]
     kinds += [(what, 0) for what in BREAKS if what.startswith("batch")]
     kinds += [("nothing", 100 + i) for i in range(options.healthy)]
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    there = {(r["break"], r["seed"]) for r in done if r["target"] == options.target}
-    jobs = [{**base, "break": what, "seed": seed} for what, seed in kinds if (what, seed) not in there]
-    os.environ.update(worker_environment(1))
-    with multiprocessing.get_context("spawn").Pool(cpus()) as pool, options.out.open("a") as file:
-        for record in pool.imap_unordered(one, jobs):
-            done.append(record)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            alarm = record["alarms"][0] if record["alarms"] else None
-            says = f"flagged at {alarm['fraction']:.1%}: {alarm['direction']}" if alarm else "not flagged"
-            print(f"{record['break']}, seed {record['seed']}: {says}", flush=True)
+    jobs = [{**base, "break": what, "seed": seed} for what, seed in kinds]
+
+    def tell(record: dict[str, Any]) -> str:
+        alarm = record["alarms"][0] if record["alarms"] else None
+        says = f"flagged at {alarm['fraction']:.1%}: {alarm['direction']}" if alarm else "not flagged"
+        return f"{record['break']}, seed {record['seed']}: {says}"
+
+    done = run_all(one, jobs, ("target", "break", "seed"), options.out, tell)
     healthy = [r for r in done if r["break"] == "nothing"]
     broken = [r for r in done if r["break"] != "nothing"]
     early = sum(bool(r["alarms"]) and r["alarms"][0]["fraction"] < 0.5 for r in broken)
