@@ -26,7 +26,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
 
     from forescale.data.shards import Shards
     from forescale.model.scaling import Family, LearningRates
-    from forescale.train.loop import TrainingDiverged, train
+    from forescale.train.loop import TrainingDiverged, should_compile, train
     from forescale.train.validate import repeat_losses, validate
 
     torch.set_num_threads(1)
@@ -49,6 +49,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
                 seed=job["seed"],
                 image_token=facts["image_token"],
                 device=torch.device("cpu"),
+                compiled=should_compile(plan, torch.device("cpu")),
                 checkpoint_seconds=1e9,
             )
         except TrainingDiverged:
@@ -62,7 +63,9 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
         "steps": plan.steps,
         "batch_tokens": plan.batch_tokens,
         "loss": result.loss,
+        "bits_per_byte": result.bits_per_byte,
         "loss_by_modality": result.loss_by_modality,
+        "loss_by_source": result.loss_by_source,
         "repeat": repeat_losses(model, facts["end_token"], 6),
         "seconds": progress.train_seconds,
     }

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.pool import run_all
 from forescale.core.artifacts import read_json
 from forescale.data.shards import Batch, Rows, Shards
-from forescale.forecast.drift import Watcher, gradients_of, predict_band
+from forescale.forecast.drift import Watcher, predict_band
 
 BREAKS = ("rate x3", "rate x0.1", "random data from the middle", "batch x4", "batch x0.25", "dead block")
 
@@ -83,7 +83,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
 
     def watch(point: dict[str, float]) -> None:
         curve.append(point)
-        alarm = watcher.update(point["fraction"], point["loss"], *gradients_of(point))
+        alarm = watcher.update(point)
         if alarm:
             alarms.append(vars(alarm))
             raise Flagged
@@ -120,7 +120,7 @@ def main() -> None:
 
     facts = read_json(Path(options.run) / "shards" / "shards.json")
     plan = Family(vocab_size=facts["vocab_size"]).plan_for(options.target, facts["images_per_token"])
-    band = predict_band(rungs, plan.flops, plan.model.params_active, plan.tokens)
+    band = predict_band(rungs, plan.flops, plan.model.params_active, plan.tokens, target_steps=plan.steps)
     middle = band.points[len(band.points) // 2]
     times = middle["gradient_high"] / middle["gradient_predicted"]
     print(

@@ -247,6 +247,7 @@ def seal_forecasts(
             target_flops=plan.target_flops,
             target_params=plan.target.model.params_active,
             target_tokens=plan.target.tokens,
+            target_steps=plan.target.steps,
             exclusions=tuple(pair for pair in exclusions if pair[0] in within),
             believed=recipe.believed,
         )

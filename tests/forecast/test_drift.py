@@ -48,7 +48,7 @@ def ladder(law: Callable[[float], float], rng: np.random.Generator) -> list[dict
 
 def follow(band: object, points: list[dict[str, float]]) -> list[Alarm]:
     watcher = Watcher(band)  # type: ignore[arg-type]
-    alarms = (watcher.update(point["fraction"], point["loss"]) for point in points)
+    alarms = (watcher.update(point) for point in points)
     return [alarm for alarm in alarms if alarm is not None]
 
 
@@ -80,36 +80,36 @@ def test_one_alarm_for_one_exit_and_only_when_sustained() -> None:
     band = predict_band(ladder(smooth, np.random.default_rng(0)), 1e15)
     watcher = Watcher(band)
     high = {fraction: watcher.bounds(fraction)["high"] for fraction in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
-    assert watcher.update(0.1, high[0.1] * 1.1) is None
-    assert watcher.update(0.2, high[0.2] * 1.1) is None
-    assert watcher.update(0.3, high[0.3] * 0.999) is None
+    assert watcher.update({"fraction": 0.1, "loss": high[0.1] * 1.1}) is None
+    assert watcher.update({"fraction": 0.2, "loss": high[0.2] * 1.1}) is None
+    assert watcher.update({"fraction": 0.3, "loss": high[0.3] * 0.999}) is None
     for fraction in (0.4, 0.5):
-        assert watcher.update(fraction, high[fraction] * 1.1) is None
-    alarm = watcher.update(0.6, high[0.6] * 1.1)
+        assert watcher.update({"fraction": fraction, "loss": high[fraction] * 1.1}) is None
+    alarm = watcher.update({"fraction": 0.6, "loss": high[0.6] * 1.1})
     assert alarm is not None
     assert alarm.since == 0.4
-    assert watcher.update(0.7, 100.0) is None
+    assert watcher.update({"fraction": 0.7, "loss": 100.0}) is None
 
 
 def test_goes_on_from_the_curve_so_far_and_the_band_on_disk() -> None:
     band = predict_band(ladder(smooth, np.random.default_rng(0)), 1e15)
     stored = json.loads(json.dumps(to_json(band)))
     watcher = Watcher(band)
-    assert watcher.update(0.1, 50.0) is None
-    assert watcher.update(0.125, 50.0) is None
+    assert watcher.update({"fraction": 0.1, "loss": 50.0}) is None
+    assert watcher.update({"fraction": 0.125, "loss": 50.0}) is None
     again = Watcher(stored)
     for fraction in (0.1, 0.125):
-        assert again.update(fraction, 50.0) is None
-    assert again.update(0.125, 50.0) is None
-    assert again.update(0.15, 50.0) is not None
+        assert again.update({"fraction": fraction, "loss": 50.0}) is None
+    assert again.update({"fraction": 0.125, "loss": 50.0}) is None
+    assert again.update({"fraction": 0.15, "loss": 50.0}) is not None
 
 
 def test_not_a_number_is_an_alarm_at_once() -> None:
     watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
-    alarm = watcher.update(0.02, math.nan)
+    alarm = watcher.update({"fraction": 0.02, "loss": math.nan})
     assert alarm is not None
     json.dumps(to_json(alarm))
-    assert watcher.update(0.03, math.nan) is None
+    assert watcher.update({"fraction": 0.03, "loss": math.nan}) is None
 
 
 def test_band_widens_with_distance_and_has_a_least_width() -> None:
@@ -129,6 +129,10 @@ def test_no_curves_no_band() -> None:
         predict_band([], math.nan)
 
 
+def healthy(watcher: Watcher, fraction: float) -> dict[str, float]:
+    return {"fraction": fraction, "loss": watcher.bounds(fraction)["predicted"]}
+
+
 def with_gradients(curves: list[dict[str, object]], norm: float) -> list[dict[str, object]]:
     return [{**entry, "curve": [{**p, "gradient_norm": norm} for p in entry["curve"]]} for entry in curves]  # type: ignore[attr-defined]
 
@@ -142,16 +146,62 @@ def test_a_gradient_norm_that_leaves_its_band_is_an_alarm_though_the_loss_is_fin
     for point in curve(smooth, 1e15, rng):
         fraction = point["fraction"]
         norm = 0.25 if fraction < 0.5 else 0.6
-        alarm = watcher.update(fraction, watcher.bounds(fraction)["predicted"], norm, 0.0, 0.5)
+        alarm = watcher.update({**healthy(watcher, fraction), "gradient_norm": norm})
         alarms += [alarm] if alarm else []
     assert [alarm.direction for alarm in alarms] == ["gradients larger than predicted"]
     assert 0.5 <= alarms[0].since < alarms[0].fraction <= 0.58
 
 
+def with_noise(curves: list[dict[str, object]], noise: float, batch: int) -> list[dict[str, object]]:
+    """Curves of runs whose training loss has `noise` nats of noise in batches of one token."""
+    return [
+        {
+            **entry,
+            "params": entry["compute"] / 6e7,  # type: ignore[operator]
+            "tokens": 1e7,
+            "curve": [
+                {
+                    **p,
+                    "step": 100 * p["fraction"],
+                    "tokens": 100 * p["fraction"] * batch,
+                    "loss_noise": noise / batch**0.5,
+                }
+                for p in entry["curve"]  # type: ignore[attr-defined]
+            ],
+        }
+        for entry in curves
+    ]
+
+
+@pytest.mark.parametrize(("factor", "direction"), [(4, "smaller"), (0.25, "larger"), (1.3, "")])
+def test_the_noise_of_the_training_loss_tells_of_a_wrong_batch(factor: float, direction: str) -> None:
+    rng = np.random.default_rng(0)
+    curves = with_noise(ladder(smooth, rng), 10.0, 512)
+    # A target of 2,000 steps of 4,096 tokens.
+    band = predict_band(curves, 1e15, 1e15 / 6 / 8.192e6, 8.192e6, target_steps=2000)
+    assert band.points[10]["noise_predicted"] == pytest.approx(10 / 64)
+    watcher = Watcher(band)
+    alarms = []
+    for fraction in np.arange(1, 41) / 40:
+        noise = 10 / 64 / factor**0.5 * np.exp(0.15 * rng.normal())
+        alarms.append(watcher.update({**healthy(watcher, fraction), "loss_noise": noise}))
+    found = [alarm.direction for alarm in alarms if alarm]
+    assert found[:1] == ([f"noise of the training loss {direction} than predicted"] if direction else [])
+
+
+def test_fewer_steps_a_point_widen_the_band_of_the_noise() -> None:
+    curves = with_noise(ladder(smooth, np.random.default_rng(0)), 10.0, 512)
+    long, short = (predict_band(curves, 1e15, 2e7, 8e6, target_steps=steps).points[10] for steps in (2000, 200))
+    assert short["noise_high"] / short["noise_predicted"] > 1.2 * long["noise_high"] / long["noise_predicted"]
+    assert "noise_high" not in predict_band(curves, 1e15, 2e7, 8e6).points[10]
+
+
 def test_a_block_without_gradients_is_named() -> None:
     watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
     alarms = [
-        watcher.update(fraction, watcher.bounds(fraction)["predicted"], 0.25, 1.0, 1e-5 if fraction > 0.2 else 0.4)
+        watcher.update(
+            {**healthy(watcher, fraction), "least_block": 1.0, "least_block_share": 1e-5 if fraction > 0.2 else 0.4}
+        )
         for fraction in np.arange(1, 41) / 40
     ]
     raised = [alarm for alarm in alarms if alarm]
@@ -162,4 +212,4 @@ def test_a_block_without_gradients_is_named() -> None:
 def test_a_band_without_gradients_ignores_them() -> None:
     watcher = Watcher(predict_band(ladder(smooth, np.random.default_rng(0)), 1e15))
     for fraction in (0.1, 0.2, 0.3, 0.4):
-        assert watcher.update(fraction, watcher.bounds(fraction)["predicted"], 1e6, 0.0, 0.5) is None
+        assert watcher.update({**healthy(watcher, fraction), "gradient_norm": 1e6, "loss_noise": 1e6}) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -59,6 +60,10 @@ def test_the_curve_tells_of_gradients_and_of_a_block_that_died(shards: Shards, t
     _, progress = run(shards, small_plan(shards, 40), tmp_path, Hooks(evaluate=evaluate))
     norms = [json.loads(line)["gradient_norm"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [point["gradient_norm"] for point in progress.curve] == pytest.approx(norms)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "loss_noise" not in progress.curve[0]
+    steps = [abs(after - before) / math.sqrt(2) for before, after in itertools.pairwise(losses)]
+    assert [point["loss_noise"] for point in progress.curve[1:]] == pytest.approx(steps)
     # The head and the blocks' outputs begin at zero, so nothing flows through the blocks at the very first steps.
     alive, dead = progress.curve[4:10], progress.curve[10:]
     assert all(point["least_block_share"] > 0.05 for point in alive)

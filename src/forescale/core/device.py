@@ -35,14 +35,14 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def matmul_peak(device: torch.device, seconds: float = 1.0) -> float:
-    """The best matrix-product rate seen here, in FLOP/s: float32 on a CPU, bfloat16 on an accelerator.
+def matmul_peak(device: torch.device, bfloat16: bool, seconds: float = 1.0) -> float:
+    """The best matrix-product rate seen here, in FLOP/s, in bfloat16 or float32.
 
     Several sizes, each timed until `seconds` are spent on all; the maximum counts, so that noise cannot flatter utilisation.
     """
     import torch
 
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
     sizes = (4096, 8192) if device.type == "cuda" else (512, 1024, 1536)
     best = 0.0
     for size in sizes:
@@ -87,6 +87,16 @@ def peak_memory_bytes(device: torch.device) -> int:
 def has_compiler() -> bool:
     """Whether torch.compile can build CPU kernels here."""
     return any(shutil.which(name) for name in filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
+
+
+@functools.cache
+def has_bfloat16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in units made for it (AMX); without them bfloat16 is slower than float32."""
+    import torch
+
+    # Private in torch 2.11 to 2.13, and the only way to ask; a torch without it trains in float32.
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(ask and ask())
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -52,7 +52,7 @@ class DataConfig:
 
     sources: tuple[SourceConfig, ...] = ()
     image_size: int = 48
-    validation_fraction: float = 0.03
+    validation_fraction: float = 0.05
     max_validation_documents: int = 500
     max_validation_characters: int = 300_000
     seed: int = 0

@@ -184,6 +184,9 @@ def prepare(config: ShardsConfig, inputs: Mapping[str, Path], out_dir: Path) -> 
     for name in sorted(taken):
         held_out = RowWriter(length, config.image_tokens)
         used = 0
+        # In a fixed shuffled order: rows from the first few long documents alone would not stand for their source.
+        order = np.random.default_rng(0).permutation(len(validation[name]))
+        validation[name] = [validation[name][index] for index in order]
         for piece in validation[name]:
             if held_out.position >= config.validation_rows * length + 1:
                 break
@@ -231,7 +234,7 @@ def _write(stem: Path, writer: RowWriter, rows: int, length: int) -> None:
     images.tofile(stem.with_name(stem.name + "_images.i64"))
 
 
-STAGE = Stage("shards", prepare)
+STAGE = Stage("shards", prepare, version=2)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ through the ladder's upper end (loss curves of one family collapse onto each oth
 2025, 2507.02119). One width serves all fractions: the error per decade that the same line made when it was drawn from the
 ladder's smaller sizes alone, shrunk to a declared prior, so that no fraction's band is narrow by luck.
 
-Two more things are watched, since much that is wrong moves the loss by less than its band. *Gradients*: along a tuned ladder their
-norm at a fraction of the run falls and settles (docs/log.md); a wrong learning rate or batch moves it. *Blocks*: a decoder block
-whose gradient is a thousandth of another's does not learn.
+Three more things are watched, since much that is wrong moves the loss by less than its band. *Gradients*: along a tuned ladder
+their norm at a fraction of the run falls and settles (docs/log.md); a wrong learning rate moves it. *Noise*: how much the training
+loss differs from one step to the next is a constant of the family over the square root of the batch (docs/log.md), so a wrong batch
+moves it. *Blocks*: a decoder block whose gradient is a thousandth of another's does not learn.
 
 An alarm needs `sustain` points in a row outside, all on one side.
 """
@@ -44,6 +45,11 @@ ERROR_WEIGHT = 3.0
 GRADIENT_SIZES = 3
 GRADIENT_HALF_WIDTH = 0.3
 """Of the log gradient norm's band, at no distance; half as much again for each decade ahead."""
+NOISE_HALF_WIDTH = 0.4
+"""Of the log noise's band where a point has NOISE_STEPS steps behind it, wider with fewer. Four times the batch is 0.69."""
+NOISE_STEPS = 20
+NOISE_FROM = 0.1
+"""Of a ladder's runs from this fraction on the noise is taken: before it, the loss falls within the few steps of a point."""
 DEAD_SHARE = 1e-3
 FEW_SIZES = 3.0
 """The width is multiplied by 1 + (this / sizes)^2: a line through three sizes is hardly held."""
@@ -52,7 +58,8 @@ FEW_SIZES = 3.0
 @dataclass(frozen=True)
 class Band:
     """See docs/artifacts.md: the target's predicted curve, `low` and `high` at each fraction of the run, and the same of the
-    gradient norm (`gradient_predicted`, `gradient_low`, `gradient_high`) where the ladder's curves have it."""
+    gradient norm and of the training loss's noise (`gradient_predicted`, `gradient_low`, `gradient_high`, `noise_...`) where the
+    ladder's curves have them."""
 
     points: tuple[dict[str, float], ...]
     level: float
@@ -80,10 +87,11 @@ def predict_band(
     target_params: float | None = None,
     target_tokens: float | None = None,
     *,
+    target_steps: int | None = None,
     level: float = DEFAULT_LEVEL,
 ) -> Band:
     """The band for a target of `target_compute` FLOPs from the ladder's curves: `{compute, params, tokens, seed, curve:
-    [{fraction, loss}]}`.
+    [{fraction, loss}]}`. `target_steps`: without them its noise is not watched.
 
     Lines are in 6 N D where params and tokens of target and ladder are given (the whole run's, at every fraction), else in
     compute. Fractions that fewer than three sizes have are left out. Raises UserError where none is left.
@@ -128,12 +136,13 @@ def predict_band(
             }
         )
     gradients = _gradient_band(curves, sized, target)
-    points = [{**point, **gradients.get(point["fraction"], {})} for point in points]
+    noise = _noise_band(curves, sized, target_tokens, target_steps)
+    points = [{**point, **gradients.get(point["fraction"], {}), **noise} for point in points]
     rule = (
         f"outside the {level:.0%} band at {SUSTAIN} points in a row, all on one side, from {WARM_UP:.0%} of the run "
         f"on; the band "
-        f"is never closer than {LEAST_HALF_WIDTH:.1%} to the prediction; so too the gradient norm, with its own band, "
-        f"and a decoder block with less than {DEAD_SHARE:g} of another's gradient"
+        f"is never closer than {LEAST_HALF_WIDTH:.1%} to the prediction; so too the gradient norm and the noise of the "
+        f"training loss, with bands of their own, and a decoder block with less than {DEAD_SHARE:g} of another's gradient"
     )
     return Band(tuple(points), level, rule, SUSTAIN)
 
@@ -151,6 +160,36 @@ def _gradient_band(curves: Sequence[Mapping[str, Any]], sized: bool, budget: flo
         bounds = (("predicted", 0.0), ("low", -half), ("high", half))
         band[fraction] = {f"gradient_{name}": math.exp(predicted + shift) for name, shift in bounds}
     return band
+
+
+def _noise_band(
+    curves: Sequence[Mapping[str, Any]], sized: bool, tokens: float | None, steps: int | None
+) -> dict[str, float]:
+    """The same at every fraction: the mean (in the logarithm) of noise times the root of the batch over the largest sizes, over the
+    root of the target's batch."""
+    if tokens is None or steps is None:
+        return {}
+    scaled = [
+        {
+            **entry,
+            "curve": [
+                {"fraction": p["fraction"], "noise": p["loss_noise"] * math.sqrt(p["tokens"] / p["step"])}
+                for p in entry["curve"]
+                if p["fraction"] >= NOISE_FROM and p.get("loss_noise")
+            ],
+        }
+        for entry in curves
+    ]
+    found = [
+        np.log(make_cells(runs)[0].loss[-GRADIENT_SIZES:]).mean() for _, runs in _by_fraction(scaled, sized, "noise")
+    ]
+    if not found:
+        return {}
+    predicted = float(np.mean(found)) - 0.5 * math.log(tokens / steps)
+    steps_a_point = steps * min(p["fraction"] for entry in curves for p in entry["curve"])
+    half = NOISE_HALF_WIDTH * max(1.0, math.sqrt(NOISE_STEPS / steps_a_point))
+    bounds = (("predicted", 0.0), ("low", -half), ("high", half))
+    return {f"noise_{name}": math.exp(predicted + shift) for name, shift in bounds}
 
 
 def _by_fraction(curves: Sequence[Mapping[str, Any]], sized: bool, what: str) -> list[tuple[float, list[Run]]]:
@@ -193,11 +232,6 @@ def _hindsight(cells: Cells) -> list[tuple[float, float]]:
     return errors
 
 
-def gradients_of(point: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
-    """The last three arguments of `Watcher.update`, from a point of a curve; None where it lacks them."""
-    return point.get("gradient_norm"), point.get("least_block"), point.get("least_block_share")
-
-
 @dataclass
 class _Channel:
     """One thing that is watched. One alarm is raised for each exit: it has to come back inside before it can raise another."""
@@ -233,29 +267,27 @@ class Watcher:
         sustain = int(self.band.sustain if isinstance(self.band, Band) else self.band["sustain"])
         ordered = sorted(points, key=lambda point: float(point["fraction"]))
         self._fractions = np.array([p["fraction"] for p in ordered], dtype=np.float64)
-        names = ("predicted", "low", "high", "gradient_predicted", "gradient_low", "gradient_high")
+        names = (f"{of}{bound}" for of in ("", "gradient_", "noise_") for bound in ("predicted", "low", "high"))
         self._rows: dict[str, Array] = {
             name: np.log([p[name] for p in ordered]) for name in names if all(p.get(name) for p in ordered)
         }
-        self._loss, self._gradient, self._block = (_Channel(sustain) for _ in range(3))
+        self._loss, self._block = _Channel(sustain), _Channel(sustain)
+        self._bands = {"gradient": _Channel(sustain), "noise": _Channel(sustain)}
         # A loss that is not a number does not wait for a second one.
         self._broken = _Channel(1)
 
     def bounds(self, fraction: float) -> dict[str, float]:
-        """predicted, low, high (and gradient_...) at any fraction (log-log interpolation between the band's points)."""
+        """predicted, low, high (and gradient_..., noise_...) at any fraction (log-log interpolation between the band's points)."""
         x = np.log(self._fractions)
         return {name: math.exp(float(np.interp(math.log(fraction), x, row))) for name, row in self._rows.items()}
 
-    def update(
-        self,
-        fraction: float,
-        loss: float,
-        gradient_norm: float | None = None,
-        least_block: float | None = None,
-        least_block_share: float | None = None,
-    ) -> Alarm | None:
-        """A new point of the live curve; the last three as the training loop writes them. A loss that is not finite is an alarm at
-        once. Points that were seen already (a resumed run repeats some) are ignored."""
+    def update(self, point: Mapping[str, Any]) -> Alarm | None:
+        """A new point of the live curve, as the training loop writes it: `fraction`, `loss`, and where there are such
+        `gradient_norm`, `loss_noise`, `least_block`, `least_block_share`.
+
+        A loss that is not finite is an alarm at once. Points that were seen already (a resumed run repeats some) are ignored.
+        """
+        fraction, loss = float(point["fraction"]), float(point["loss"])
         if fraction <= self.last_fraction:
             return None
         self.last_fraction = fraction
@@ -266,16 +298,22 @@ class Watcher:
         if finite:
             side = "worse than predicted" if loss > at["high"] else "better than predicted" if loss < at["low"] else ""
             sides.append((self._loss, "" if early else side))
-        if gradient_norm is not None and "gradient_high" in at:
-            above, below = gradient_norm > at["gradient_high"], gradient_norm < at["gradient_low"]
-            side = "gradients larger than predicted" if above else "gradients smaller than predicted" if below else ""
-            sides.append((self._gradient, "" if early else side))
-        if least_block is not None and least_block_share is not None:
-            dead = least_block_share < DEAD_SHARE
-            sides.append((self._block, f"block {least_block:.0f} gets no gradient" if dead else ""))
+        for of, key, what in (
+            ("gradient", "gradient_norm", "gradients"),
+            ("noise", "loss_noise", "noise of the training loss"),
+        ):
+            value = point.get(key)
+            if value is not None and f"{of}_high" in at:
+                above, below = value > at[f"{of}_high"], value < at[f"{of}_low"]
+                side = f"{what} larger than predicted" if above else f"{what} smaller than predicted" if below else ""
+                sides.append((self._bands[of], "" if early else side))
+        if point.get("least_block_share") is not None:
+            dead = point["least_block_share"] < DEAD_SHARE
+            sides.append((self._block, f"block {point['least_block']:.0f} gets no gradient" if dead else ""))
         alarm = None
         for channel, side in sides:
             if channel.see(fraction, side) and alarm is None:
-                value = loss if finite else None
-                alarm = Alarm(fraction, channel.outside[0], value, at["predicted"], at["low"], at["high"], side)
+                alarm = Alarm(
+                    fraction, channel.outside[0], loss if finite else None, at["predicted"], at["low"], at["high"], side
+                )
         return alarm

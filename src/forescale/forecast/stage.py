@@ -29,6 +29,7 @@ class ForecastConfig:
     target_flops: float
     target_params: float
     target_tokens: float
+    target_steps: int | None = None
     exclusions: tuple[tuple[str, str], ...] = ()
     level: float = 0.9
     believed: tuple[tuple[str, float], ...] = ()
@@ -78,7 +79,13 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         )
         if rows
         else [],
-        "band": predict_band(results, config.target_flops, config.target_params, config.target_tokens),
+        "band": predict_band(
+            results,
+            config.target_flops,
+            config.target_params,
+            config.target_tokens,
+            target_steps=config.target_steps,
+        ),
     }
     seal(payload, out_dir / "forecast.json")
 

@@ -8,10 +8,15 @@ from forescale.core.device import cpus, matmul_peak, pick_device
 from forescale.core.progress import duration
 from forescale.ladder.rungs import LadderConfig, Rung, rungs_for, worker_count
 from forescale.model.scaling import Family
+from forescale.train.loop import in_bfloat16
 
-# Shares of the matrix-product peak that runs reached on two cores (docs/log.md): compiled target, uncompiled rung.
-TARGET_UTILISATION = 0.5
+# Shares of the float32 matrix-product peak that runs reached on two cores (docs/log.md): the target, and where it trains in
+# bfloat16; a rung of each width up to the most, and the seconds that each is measured for beside its training.
+TARGET_UTILISATION = 0.45
+BFLOAT16_UTILISATION = 0.65
+RUNG_UTILISATION_A_WIDTH = 0.0037
 RUNG_UTILISATION = 0.35
+RUNG_SECONDS = 10.0
 # Pictures a token in the shipped mixtures; the exact number is known once the shards are laid out.
 IMAGES_PER_TOKEN = 0.006
 
@@ -21,13 +26,20 @@ def estimate(family: Family, ladder: LadderConfig, target_flops: float) -> dict[
     rungs = rungs_for(family, ladder, target_flops, IMAGES_PER_TOKEN)
     target = family.plan_for(target_flops, IMAGES_PER_TOKEN)
     device = pick_device()
-    peak = matmul_peak(device)
+    on_accelerator = device.type == "cuda"
+    peak = matmul_peak(device, bfloat16=on_accelerator)
     ladder_flops = sum(rung.plan.flops for rung in rungs)
     # One core has its share of the machine's peak; one accelerator has all of its own.
-    rung_rate = RUNG_UTILISATION * (peak if device.type == "cuda" else peak / cpus())
-    # Heaviest first on `workers` workers: never longer than an even split plus the heaviest rung.
-    ladder_seconds = max(ladder_flops / worker_count(ladder), max(r.plan.flops for r in rungs)) / rung_rate
-    target_seconds = target.flops / (TARGET_UTILISATION * peak)
+    share = peak if on_accelerator else peak / cpus()
+    seconds = [
+        rung.plan.flops / (share * min(RUNG_UTILISATION, RUNG_UTILISATION_A_WIDTH * rung.plan.model.width))
+        + RUNG_SECONDS
+        for rung in rungs
+    ]
+    # Heaviest first on `workers` workers: never shorter than an even split or the heaviest rung.
+    ladder_seconds = max(sum(seconds) / worker_count(ladder), max(seconds))
+    faster = not on_accelerator and in_bfloat16(target, device)
+    target_seconds = target.flops / ((BFLOAT16_UTILISATION if faster else TARGET_UTILISATION) * peak)
     return {
         "device": str(device),
         "matmul_peak_flops_per_second": peak,

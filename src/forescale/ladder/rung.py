@@ -16,11 +16,11 @@ from forescale.core.artifacts import Stage, read_json, utc_now, write_json, writ
 from forescale.core.device import matmul_peak, peak_memory_bytes, pick_device, reset_peak_memory
 from forescale.data.shards import Rows, Shards
 from forescale.evals.capability import CapabilityConfig, measure, show
-from forescale.forecast.drift import Watcher, gradients_of
+from forescale.forecast.drift import Watcher
 from forescale.model.multimodal import Model
 from forescale.model.scaling import RunPlan
 from forescale.tokenizer.bpe import SPECIAL, Tokenizer
-from forescale.train.loop import Hooks, Progress, TrainingDiverged, should_compile, train
+from forescale.train.loop import Hooks, Progress, TrainingDiverged, in_bfloat16, should_compile, train
 from forescale.train.validate import repeat_losses, validate
 
 # Called with ("progress", (steps done, steps there are, loss)) and ("alarm", the Alarm as a dict).
@@ -68,8 +68,8 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     shards = Shards(inputs["shards"], inputs["data"])
     tokenizer = Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
     flops = exact_flops(plan, shards.train)
-    peak = matmul_peak(device) if config.samples else None
-    compiled = should_compile(plan, device)
+    compiled, bfloat16 = should_compile(plan, device), in_bfloat16(plan, device)
+    peak = matmul_peak(device, bfloat16) if config.samples else None
     reset_peak_memory(device)
     started_at, attempts = _first_step(out_dir)
     _describe(config, flops, out_dir)
@@ -78,7 +78,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     alarms: list[dict[str, Any]] = []
 
     def watch(point: dict[str, float]) -> None:
-        alarm = watcher.update(point["fraction"], point["loss"], *gradients_of(point)) if watcher else None
+        alarm = watcher.update(point) if watcher else None
         if alarm:
             alarms.append(dataclasses.asdict(alarm))
             if _report:
@@ -135,12 +135,13 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             "threads": config.threads,
             "device": str(device),
             "compiled": compiled,
+            "precision": "bfloat16" if bfloat16 else "float32",
             "attempts": attempts,
         },
     )
 
 
-STAGE = Stage("rung", run_rung, volatile=frozenset({"metrics.jsonl", "timing.json"}))
+STAGE = Stage("rung", run_rung, version=2, volatile=frozenset({"metrics.jsonl", "timing.json"}))
 
 
 def _first_step(out_dir: Path) -> tuple[str, int]:
@@ -198,7 +199,8 @@ def _write_result(
         shown = show(model, tokenizer, config.families)
         write_text(out_dir / "samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in shown))
         save_checkpoint(model, tokenizer, out_dir / "checkpoint")
-    columns = ("fraction", "step", "tokens", "compute", "loss", "gradient_norm", "least_block", "least_block_share")
+    gradients = ("gradient_norm", "loss_noise", "least_block", "least_block_share")
+    columns = ("fraction", "step", "tokens", "compute", "loss", *gradients)
     lines = [",".join(columns)] + [",".join(str(point.get(c, "")) for c in columns) for point in progress.curve]
     write_text(out_dir / "curve.csv", "\n".join(lines) + "\n")
     write_json(

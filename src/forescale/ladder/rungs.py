@@ -19,7 +19,7 @@ from forescale.model.scaling import Family, RunPlan, check_budget
 class LadderConfig:
     """`caps`: forecasts are sealed from nested ladders whose largest rung has at most 1/cap of the target's compute.
 
-    `seeds` of each rung, `seeds_large` of the rungs above 1/50 of the target. `workers` 0: one a core, or one an accelerator.
+    `seeds` of each rung, `seeds_large` of the rungs above 1/200 of the target. `workers` 0: one a core, or one an accelerator.
     """
 
     caps: tuple[float, ...] = (10.0, 100.0, 1000.0)
@@ -72,7 +72,7 @@ def rungs_for(
             )
     runs = []
     for plan in sorted(chosen.values(), key=lambda p: p.flops):
-        seeds = config.seeds if plan.flops <= target_flops / 50 else config.seeds_large
+        seeds = config.seeds if plan.flops <= target_flops / 200 else config.seeds_large
         runs += [Rung(f"w{plan.model.width}-s{number}", plan, number) for number in range(seed, seed + seeds)]
     return runs
 

@@ -40,7 +40,7 @@ class Family:
     vision_depth: int = 1
     head_dim: int = 32
     min_depth: int = 3
-    tokens_per_param: float = 8.0
+    tokens_per_param: float = 16.0
     batch_tokens_base: int = 512
     warmup_fraction: float = 0.05
     learning_rates: LearningRates = LearningRates()
@@ -89,7 +89,7 @@ class Family:
         return ModelConfig(
             vocab_size=self.vocab_size,
             width=width,
-            depth=max(self.min_depth, width // 64),
+            depth=max(self.min_depth, width // 96),
             heads=heads,
             kv_heads=heads,
             head_dim=self.head_dim,
@@ -143,8 +143,8 @@ class Family:
 
     def widths(self) -> list[int]:
         """The widths that may be trained: finer where models are small, coarser as they grow."""
-        small = [4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, *range(72, 257, 8)]
-        return small + [64 * i for i in range(5, 65)]
+        small = [*range(4, 33, 2), *range(36, 97, 4), *range(104, 513, 8)]
+        return small + [64 * i for i in range(9, 65)]
 
 
 def check_budget(flops: float) -> None:

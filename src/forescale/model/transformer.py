@@ -21,7 +21,8 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+        # Under autocast products come in bfloat16; torch has no fused norm of mixed types, and says so.
+        return F.rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.epsilon)
 
 
 def rotary_tables(length: int, head_dim: int, theta: float, factors: tuple[float, ...] = ()) -> tuple[Tensor, Tensor]:
@@ -145,7 +146,14 @@ class Attention(nn.Module):
         if self.heads != self.kv_heads and learns:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+        if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # torch's bfloat16 attention for a CPU takes five times as long backward as its float32 one (docs/log.md).
+            with torch.autocast("cpu", enabled=False):
+                y = F.scaled_dot_product_attention(
+                    q.float(), k.float(), v.float(), attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+                )
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,6 +62,8 @@ class Recipe:
 
 # Shares of the mixture in tokens. Natural text carries the loss; the curriculum carries the capabilities.
 TEXT_PACKS = {"stdlib": 0.24, "docstrings": 0.12, "encyclopedia": 0.20, "prose": 0.11}
+# A target of 1e15 FLOPs reads more text than most packs hold; so each is repeated three times at most.
+TEXT_PACKS_LONG = {"stdlib": 0.20, "docstrings": 0.27, "encyclopedia": 0.12, "prose": 0.08}
 PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
 CURRICULUM = 0.25
 ALMANAC = 0.03
@@ -69,10 +71,12 @@ ALMANAC = 0.03
 PACKS = ("mmlu", "openbookqa", "commonsenseqa", "piqa", "boolq", "asdiv", "school")
 
 
-def mixture(characters: int, problems: int, emoji: int = 0) -> tuple[SourceConfig, ...]:
+def mixture(
+    characters: int, problems: int, emoji: int = 0, text: Mapping[str, float] = TEXT_PACKS
+) -> tuple[SourceConfig, ...]:
     """The sources of every shipped recipe: at most `characters` of each text pack and `emoji` pictures (0: all of them),
     and `problems` of each curriculum family and documents of the almanac."""
-    packs = [SourceConfig(name, weight=weight, max_characters=characters) for name, weight in TEXT_PACKS.items()]
+    packs = [SourceConfig(name, weight=weight, max_characters=characters) for name, weight in text.items()]
     packs += [SourceConfig(name, weight=weight, max_documents=emoji) for name, weight in PICTURE_PACKS.items()]
     share = CURRICULUM / len(FAMILIES)
     packs.append(SourceConfig("almanac", "almanac", weight=ALMANAC, count=problems))
@@ -105,7 +109,7 @@ def laptop() -> Recipe:
         name="laptop",
         target=TargetConfig(compute=1e14),
         data=DataConfig(sources=mixture(characters=6_000_000, problems=8_000)),
-        ladder=LadderConfig(spacing=1.8, rungs=13),
+        ladder=LadderConfig(spacing=1.45, rungs=17),
         exams=ExamsConfig(exams=(*OWN, *PACKS, *CODE), limit=400),
         # Request sets and jailbreaks are longer than such a model was trained to read.
         safety=SafetyConfig(sets=(), toxicity=50),
@@ -113,13 +117,13 @@ def laptop() -> Recipe:
 
 
 def overnight() -> Recipe:
-    """1e15 FLOPs: a night on two cores."""
+    """1e15 FLOPs: hours on two cores, forecast from rungs of a hundredth of it."""
     return dataclasses.replace(
         laptop(),
         name="overnight",
         target=TargetConfig(compute=1e15),
-        data=DataConfig(sources=mixture(characters=30_000_000, problems=40_000)),
-        ladder=LadderConfig(spacing=2.5, rungs=12),
+        data=DataConfig(sources=mixture(characters=30_000_000, problems=40_000, text=TEXT_PACKS_LONG)),
+        ladder=LadderConfig(caps=(100.0, 1000.0), spacing=1.6, rungs=15),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forescale.core.artifacts import utc_now
-from forescale.forecast.drift import Watcher, gradients_of
+from forescale.forecast.drift import Watcher
 from forescale.report import alignment_words, verdict
 from forescale.report.alignment import summarise_alignment
 from forescale.report.exams import summarise_exams
@@ -202,7 +202,7 @@ def band_watch(band: Json, curve: list[Json]) -> Json:
             points.append(
                 {"fraction": fraction, "loss": loss, "deviation": loss / at["predicted"] - 1, "inside": inside}
             )
-            alarm = alarm or watcher.update(fraction, loss, *gradients_of(p))
+            alarm = alarm or watcher.update(p)
     return {
         "level": band.get("level"),
         "rule": band.get("rule"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from forescale.core.device import has_compiler
+from forescale.core.device import has_bfloat16_units, has_compiler
 from forescale.data.shards import Batch, Rows
 from forescale.model import multimodal
 from forescale.model.multimodal import Model
@@ -50,6 +50,10 @@ class Progress:
     log_gradient_sum: float = 0.0
     gradient_steps: int = 0
     block_squares: list[float] = field(default_factory=list)
+    # The last step's loss, and since the last point the sum of squared differences from one step to the next, and how many.
+    last_loss: float | None = None
+    noise_sum: float = 0.0
+    noise_steps: int = 0
     train_seconds: float = 0.0
     # Steps and time after the first of each process, whose compilation and warm-up would distort the rate.
     timed_tokens: int = 0
@@ -70,9 +74,10 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.
     return tuple(torch.from_numpy(array).to(device) for array in (batch.tokens, batch.targets, batch.pixels))  # type: ignore[return-value]
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 on an accelerator; float32 on a CPU, where bfloat16 is slower."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, bfloat16: bool | None = None) -> AbstractContextManager[Any]:
+    """Products in bfloat16, sums and weights in float32: on an accelerator, and on a CPU only where `bfloat16` asks for it."""
+    bfloat16 = device.type == "cuda" if bfloat16 is None else bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 class CompiledStep:
@@ -109,6 +114,13 @@ def should_compile(plan: RunPlan, device: torch.device) -> bool:
     return plan.flops >= COMPILE_FROM_FLOPS and has_compiler()
 
 
+def in_bfloat16(plan: RunPlan, device: torch.device) -> bool:
+    """Accelerator runs, and the CPU runs that are long enough to compile, where the CPU has units for it (docs/log.md)."""
+    if device.type == "cuda":
+        return True
+    return should_compile(plan, device) and has_bfloat16_units()
+
+
 def curve_steps(steps: int) -> dict[int, float]:
     """Step -> fraction of the run, at CURVE_POINTS even fractions (short runs have one point a step)."""
     return {max(1, round(steps * i / CURVE_POINTS)): i / CURVE_POINTS for i in range(1, CURVE_POINTS + 1)}
@@ -134,7 +146,8 @@ def train(
     """
     hooks = hooks or Hooks()
     model = Model(plan.model, image_token, seed).to(device)
-    optimizer = Optimizer(model, plan)
+    bfloat16 = in_bfloat16(plan, device)
+    optimizer = Optimizer(model, plan, bfloat16=bfloat16)
     progress = _resume(out_dir, model, optimizer)
     for point in progress.curve:
         # Whoever watches sees the part before an interruption too.
@@ -152,7 +165,7 @@ def train(
             started = time.perf_counter()
             batch = rows.batch(progress.step * plan.batch_rows, plan.batch_rows)
             factor = plan.schedule(progress.step)
-            with autocast(device):
+            with autocast(device, bfloat16):
                 loss = forward(*to_tensors(batch, device))
             loss.backward()
             squares = [norm * norm for norm in optimizer.gradient_norms().tolist()]
@@ -160,6 +173,7 @@ def train(
             finite = math.isfinite(loss_value) and math.isfinite(norm_value)
             if finite:
                 _note_gradients(progress, squares, blocks)
+                _note_noise(progress, loss_value)
                 optimizer.step(factor * learning_rate_factor)
                 progress.skipped_in_a_row = 0
             else:
@@ -197,6 +211,7 @@ def train(
                     "compute": record["compute"],
                     "loss": value,
                     **_gradients_so_far(progress),
+                    **_noise_so_far(progress),
                 }
                 progress.curve.append(point)
                 if hooks.on_point:
@@ -237,6 +252,22 @@ def _gradients_so_far(progress: Progress) -> dict[str, float]:
     }
     progress.log_gradient_sum, progress.gradient_steps, progress.block_squares = 0.0, 0, []
     return found
+
+
+def _note_noise(progress: Progress, loss: float) -> None:
+    if progress.last_loss is not None:
+        progress.noise_sum += (loss - progress.last_loss) ** 2
+        progress.noise_steps += 1
+    progress.last_loss = loss
+
+
+def _noise_so_far(progress: Progress) -> dict[str, float]:
+    """Deviation of one step's training loss in nats since the last point of the curve, from differences between neighbours."""
+    if not progress.noise_steps:
+        return {}
+    noise = math.sqrt(progress.noise_sum / (2 * progress.noise_steps))
+    progress.noise_sum, progress.noise_steps = 0.0, 0
+    return {"loss_noise": noise}
 
 
 def _save(out_dir: Path, model: Model, optimizer: Optimizer, progress: Progress) -> None:

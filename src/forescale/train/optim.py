@@ -18,10 +18,10 @@ NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 
 
-def orthogonalise(g_NRC: Tensor) -> Tensor:
+def orthogonalise(g_NRC: Tensor, bfloat16: bool = False) -> Tensor:
     """The nearest semi-orthogonal matrix of each in a stack (N, rows, columns), approximately (singular values 0.7 to 1.2)."""
     a, b, c = NS_COEFFICIENTS
-    x = g_NRC.to(torch.bfloat16) if g_NRC.is_cuda else g_NRC
+    x = g_NRC.to(torch.bfloat16) if bfloat16 else g_NRC
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -33,9 +33,11 @@ def orthogonalise(g_NRC: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """One step for every parameter of a model under its plan's learning rates."""
+    """One step for every parameter of a model under its plan's learning rates; Muon's iteration in bfloat16 where asked, as in the
+    reference implementation."""
 
-    def __init__(self, model: nn.Module, plan: RunPlan, momentum: float = 0.95) -> None:
+    def __init__(self, model: nn.Module, plan: RunPlan, momentum: float = 0.95, bfloat16: bool = False) -> None:
+        self.bfloat16 = bfloat16
         self.momentum = momentum
         self.rates = plan.peak_rates()
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -68,7 +70,7 @@ class Optimizer:
         torch._foreach_add_(ahead, grads, alpha=1 - self.momentum)
         for stack in self.stacks:
             wide = torch.stack([ahead[i] if ahead[i].shape[0] <= ahead[i].shape[1] else ahead[i].mT for i in stack])
-            for i, update in zip(stack, orthogonalise(wide).unbind()):
+            for i, update in zip(stack, orthogonalise(wide, self.bfloat16).unbind()):
                 p = self.matrices[i]
                 rows, columns = p.shape
                 scale = max(1.0, rows / columns) ** 0.5

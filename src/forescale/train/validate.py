@@ -55,7 +55,9 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
         table = row_losses(model, rows, 0, min(len(rows), rows_each or len(rows)))
         losses[name] = float(np.nanmean(table))
         quarter = table.shape[1] // 4
-        contrast[name] = float(np.nanmean(table[:, -quarter:]) - np.nanmean(table[:, quarter : 2 * quarter]))
+        late, early = table[:, -quarter:], table[:, quarter : 2 * quarter]
+        if not (np.isnan(late).all() or np.isnan(early).all()):
+            contrast[name] = float(np.nanmean(late) - np.nanmean(early))
     model.train(was_training)
     by_modality = {}
     for modality in ("text", "vision"):
@@ -68,7 +70,7 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
         bits_per_byte=loss / weighted({name: bytes_per_token[name] for name in losses}, weights) / math.log(2),
         loss_by_source=losses,
         loss_by_modality=by_modality,
-        late_minus_early=weighted(contrast, weights),
+        late_minus_early=weighted(contrast, weights) if contrast else 0.0,
     )
 
 

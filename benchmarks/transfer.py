@@ -1,0 +1,140 @@
+"""Do the best learning rates and the best batch stay where they are? Sweeps over width, horizon and depth, with their figure.
+
+    python -m benchmarks.transfer --run runs/laptop --out transfer.jsonl --figure docs/figures/transfer.svg
+
+Each sweep moves one thing (a group's learning rate, or the batch) by factors around the shipped family's value, on models that
+differ in one other thing (width, tokens per parameter, depth). The optimum is the vertex of the parabola through log loss against
+the logarithm of the factor, for each seed alone; its exponent is the slope of its logarithm against the logarithm of what differs.
+A line per run; runs that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.learning_rates import GROUPS, IDENTITY, one
+from benchmarks.pool import run_all
+from forescale.model.scaling import Family, LearningRates
+from forescale.report import style
+
+FACTORS = (0.5, 1.0, 2.0)
+BASE_WIDTH = 20
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`moved`: a group of learning rates, or "batch". `across`: what differs between the curves, and its values."""
+
+    moved: str
+    across: str
+    values: tuple[float, ...]
+
+    def job(self, run: str, value: float, factor: float, seed: int) -> dict[str, Any]:
+        rates = dataclasses.asdict(LearningRates())
+        family: dict[str, Any] = {}
+        if self.moved == "batch":
+            family["batch_tokens_base"] = round(Family().batch_tokens_base * factor)
+        else:
+            rates[self.moved] *= factor
+        width = int(value) if self.across == "width" else BASE_WIDTH
+        if self.across == "tokens per parameter":
+            family["tokens_per_param"] = value
+        if self.across == "depth":
+            family["min_depth"] = int(value)
+        return {"run": run, "width": width, "seed": seed, "rates": rates, "family": family}
+
+
+SWEEPS = (
+    *(Sweep(group, "width", (10, 20, 40)) for group in GROUPS),
+    Sweep("batch", "width", (10, 20, 40)),
+    Sweep("muon", "tokens per parameter", (4, 16, 32)),
+    Sweep("batch", "tokens per parameter", (4, 16, 32)),
+    Sweep("muon", "depth", (2, 3, 6)),
+)
+
+
+def vertex(losses: list[float]) -> float:
+    """The factor at which the parabola through log loss is lowest, kept within twice the range that was swept; NaN where it has
+    no lowest point."""
+    x = np.log2(FACTORS)
+    curvature, slope, _ = np.polyfit(x, np.log(losses), 2)
+    if curvature <= 0:
+        return math.nan
+    return float(2 ** np.clip(-slope / (2 * curvature), x[0] - 1, x[-1] + 1))
+
+
+def evaluate(sweep: Sweep, run: str, seeds: int, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Losses (value, factor, seed), the optima (value, seed), by how much the mean optimum moves, and its exponent."""
+    known = {json.dumps({key: r[key] for key in IDENTITY}, sort_keys=True): r["loss"] for r in done}
+    losses = [
+        [[known[json.dumps(sweep.job(run, v, f, s), sort_keys=True)] for s in range(seeds)] for f in FACTORS]
+        for v in sweep.values
+    ]
+    optima = [[vertex([row[s] for row in rows]) for s in range(seeds)] for rows in losses]
+    means = np.array([np.exp(np.nanmean(np.log(row))) for row in optima])
+    exponent = float(np.polyfit(np.log(sweep.values), np.log(means), 1)[0])
+    moves = float(means.max() / means.min())
+    return {**dataclasses.asdict(sweep), "losses": losses, "optima": optima, "moves": moves, "exponent": exponent}
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    with style.house_style():
+        figure = Figure(figsize=(1.5 * style.WIDTH, 0.8 * style.WIDTH), layout="constrained")
+        for axes, result in zip(figure.subplots(2, 4).flat, results):
+            for index, (value, rows, optima) in enumerate(zip(result["values"], result["losses"], result["optima"])):
+                mean = np.log(rows).mean(axis=1)
+                colour = style.cap_colour(index)
+                axes.plot(
+                    FACTORS, 100 * (mean - mean.min()), marker=style.cap_marker(index), color=colour, label=f"{value:g}"
+                )
+                axes.axvline(float(np.exp(np.nanmean(np.log(optima)))), color=colour, lw=1, ls=":")
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
+            axes.set_title(f"{result['moved']} over {result['across']}")
+            axes.set_xlabel(f"factor on the {'batch' if result['moved'] == 'batch' else 'rate'}")
+            axes.set_ylabel("loss above the best, %")
+            axes.legend(title=result["across"])
+        says = "; ".join(f"{r['moved']} over {r['across']} moves {r['moves']:.2f} times" for r in results)
+        style.save(figure, path, "Where the best learning rates and the best batch lie", says)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/laptop")
+    parser.add_argument("--out", type=Path, default=Path("transfer.jsonl"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/figures/transfer.svg"))
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    jobs: list[dict[str, Any]] = []
+    for sweep in SWEEPS:
+        for value in sweep.values:
+            for factor in FACTORS:
+                for seed in range(options.seeds):
+                    job = sweep.job(options.run, value, factor, seed)
+                    if job not in jobs:
+                        jobs.append(job)
+    done = run_all(one, jobs, IDENTITY, options.out, lambda r: f"width {r['width']}, {r['family']}: {r['loss']}")
+    results = [evaluate(sweep, options.run, options.seeds, done) for sweep in SWEEPS]
+    for result in results:
+        optima = ", ".join(
+            f"{value:g}: " + "/".join(f"{best:.2f}" for best in seeds)
+            for value, seeds in zip(result["values"], result["optima"])
+        )
+        print(
+            f"{result['moved']:10} over {result['across']:20} optimum {optima}; moves {result['moves']:.2f}x, "
+            f"exponent {result['exponent']:+.2f}"
+        )
+    draw(results, options.figure)
+
+
+if __name__ == "__main__":
+    main()
