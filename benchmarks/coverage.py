@@ -10,6 +10,8 @@ Forecasts from the same runs are made once. They overlap, share runs, and are no
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -17,13 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.forecast_public_runs import DEFAULT_DATA, hindcasts
+from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, load, ratio
 from forescale.core.artifacts import read_json
+from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
 from forescale.forecast.runs import Run
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GAPS = (10, 100, 1000)
+SMALLEST_TARGET = 5e18
+
+
+def judged(kind: str, target: Run, gap: float, seen: list[Run], sized: bool = True) -> dict[str, Any]:
+    """One forecast of `target` from `seen`, at every level. Raises UserError where these cannot carry one."""
+    size = {"target_params": target.params, "target_tokens": target.tokens} if sized else {}
+    model = fit_loss(seen, **size)
+    at = model.at([target.compute], *size.values())
+    bounds = {level: model.combination.interval(at, level) for level in LEVELS}
+    held = [bool(low[0] <= target.loss <= high[0]) for _, low, high in bounds.values()]
+    predicted, low, high = (float(values[0]) for values in bounds[0.9])
+    half, error = 0.5 * math.log(high / low), math.log(predicted / target.loss)
+    return {"kind": kind, "target": target.name, "gap": gap, "error": error, "held": held, "half": half}
 
 
 def own(folder: Path) -> list[dict[str, Any]]:
@@ -31,54 +47,33 @@ def own(folder: Path) -> list[dict[str, Any]]:
     results = [result for result in map(read_json, paths) if result["status"] == "ok"]
     rows = []
     for what in ("all", *sorted(results[0]["loss_by_modality"])):
+        kind = "own, all tokens" if what == "all" else f"own, {what} alone"
+        losses = [r["loss"] if what == "all" else r["loss_by_modality"][what] for r in results]
         runs = [
-            Run(
-                r["name"],
-                r["compute"],
-                r["loss"] if what == "all" else r["loss_by_modality"][what],
-                r["params"],
-                r["tokens"],
-                r["seed"],
-            )
-            for r in results
+            Run(r["name"], r["compute"], loss, r["params"], r["tokens"], r["seed"]) for r, loss in zip(results, losses)
         ]
         for target in {run.compute: run for run in runs}.values():
             made = set()
             for gap in GAPS:
                 seen = [run for run in runs if run.compute <= target.compute / gap]
-                if len({run.compute for run in seen}) < 3 or len(seen) in made:
-                    continue
-                made.add(len(seen))
-                model = fit_loss(seen, target_params=target.params, target_tokens=target.tokens)
-                at = model.at([target.compute], target.params, target.tokens)
-                bounds = {level: model.combination.interval(at, level) for level in LEVELS}
-                held = [bool(low[0] <= target.loss <= high[0]) for _, low, high in bounds.values()]
-                predicted, low, high = (float(values[0]) for values in bounds[0.9])
-                half = 0.5 * math.log(high / low)
-                error = math.log(predicted / target.loss)
-                kind = "own, all tokens" if what == "all" else f"own, {what} alone"
-                rows.append(
-                    {"kind": kind, "target": target.name, "gap": gap, "error": error, "held": held, "half": half}
-                )
+                if len({run.compute for run in seen}) >= 3 and len(seen) not in made:
+                    made.add(len(seen))
+                    rows.append(judged(kind, target, gap, seen))
     return rows
 
 
 def public(folder: Path) -> list[dict[str, Any]]:
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for level in LEVELS:
-        for number, row in enumerate(hindcasts(folder, ("own",), 5e18, level)):
-            rows.setdefault(number, []).append(row)
-    return [
-        {
-            "kind": f"public, {'one line' if found[0]['mode'] == 'family' else 'all runs'}",
-            "target": found[0]["target"],
-            "gap": found[0]["gap"],
-            "error": math.log1p(found[0]["error"]),
-            "held": [row["inside"] for row in found],
-            "half": 0.5 * math.log1p(found[LEVELS.index(0.9)]["width"]),
-        }
-        for found in rows.values()
-    ]
+    rows = []
+    for corpus in CORPORA:
+        runs = load(folder, corpus, OWN_LOSS[corpus])
+        for target, gap in itertools.product([run for run in runs if run.compute >= SMALLEST_TARGET], GAPS[:2]):
+            seen = [run for run in runs if run.compute <= target.compute / gap]
+            line = [Run(r.name, r.compute, r.loss) for r in seen if abs(math.log(ratio(r) / ratio(target))) < 0.1]
+            with contextlib.suppress(UserError):
+                rows.append(judged("public, one line", target, gap, line, sized=False))
+            with contextlib.suppress(UserError):
+                rows.append(judged("public, all runs", target, gap, seen))
+    return rows
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 
 Each sweep moves one thing (a group's learning rate, or the batch) by factors around the shipped family's value, on models that
 differ in one other thing (width, tokens per parameter, depth). The optimum is the vertex of the parabola through log loss against
-the logarithm of the factor, for each seed alone; its exponent is the slope of its logarithm against the logarithm of what differs.
+the logarithm of the factor, of each seed alone; its exponent is the slope of its logarithm against that of what differs. The
+coordinate check of `coordinate_check` is drawn beside them.
 A line per run; runs that are there are not run again.
 """
 
@@ -21,8 +22,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.coordinate_check import coordinate_sizes
 from benchmarks.learning_rates import GROUPS, IDENTITY, one
 from benchmarks.pool import run_all
+from forescale.data.shards import Shards
 from forescale.model.scaling import Family, LearningRates
 from forescale.report import style
 
@@ -86,10 +89,11 @@ def evaluate(sweep: Sweep, run: str, seeds: int, done: list[dict[str, Any]]) -> 
     return {**dataclasses.asdict(sweep), "losses": losses, "optima": optima, "moves": moves, "exponent": exponent}
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
+def draw(results: list[dict[str, Any]], coordinates: dict[str, Any], path: Path) -> None:
     with style.house_style():
-        figure = Figure(figsize=(1.5 * style.WIDTH, 0.8 * style.WIDTH), layout="constrained")
-        for axes, result in zip(figure.subplots(2, 4).flat, results):
+        figure = Figure(figsize=(1.2 * style.WIDTH, 1.1 * style.WIDTH), layout="constrained")
+        panels = figure.subplots(3, 3)
+        for axes, result in zip(panels.flat, results):
             for index, (value, rows, optima) in enumerate(zip(result["values"], result["losses"], result["optima"])):
                 mean = np.log(rows).mean(axis=1)
                 colour = style.cap_colour(index)
@@ -103,6 +107,18 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             axes.set_xlabel(f"factor on the {'batch' if result['moved'] == 'batch' else 'rate'}")
             axes.set_ylabel("loss above the best, %")
             axes.legend(title=result["across"])
+        last = panels.flat[-1]
+        for index, (name, sizes) in enumerate(coordinates["sizes"].items()):
+            last.plot(
+                coordinates["widths"], sizes, color=style.cap_colour(index), marker=style.cap_marker(index), label=name
+            )
+        last.set_xscale("log", base=2)
+        last.set_yscale("log")
+        last.set_xticks(coordinates["widths"], coordinates["widths"])
+        last.set_title("coordinate check after ten steps")
+        last.set_xlabel("width")
+        last.set_ylabel("root mean square added")
+        last.legend()
         says = "; ".join(f"{r['moved']} over {r['across']} moves {r['moves']:.2f} times" for r in results)
         style.save(figure, path, "Where the best learning rates and the best batch lie", says)
 
@@ -112,7 +128,7 @@ def main() -> None:
     parser.add_argument("--run", default="runs/laptop")
     parser.add_argument("--out", type=Path, default=Path("transfer.jsonl"))
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/transfer.svg"))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     jobs: list[dict[str, Any]] = []
     for sweep in SWEEPS:
@@ -133,7 +149,10 @@ def main() -> None:
             f"{result['moved']:10} over {result['across']:20} optimum {optima}; moves {result['moves']:.2f}x, "
             f"exponent {result['exponent']:+.2f}"
         )
-    draw(results, options.figure)
+    run = Path(options.run)
+    coordinates = coordinate_sizes(Shards(run / "shards", run / "data"), (16, 32, 64, 128), seeds=3)
+    print("coordinate check, slopes of size over width:", coordinates["slopes"])
+    draw(results, coordinates, options.figure)
 
 
 if __name__ == "__main__":

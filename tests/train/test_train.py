@@ -14,6 +14,7 @@ from forescale.core.errors import CorruptArtifact
 from forescale.data.shards import Shards
 from forescale.model.multimodal import Model
 from forescale.model.scaling import Family, RunPlan
+from forescale.train import loop
 from forescale.train.loop import Hooks, TrainingDiverged, curve_steps, train
 from forescale.train.optim import Optimizer, orthogonalise
 from forescale.train.state import STATE
@@ -128,10 +129,29 @@ def test_steps_without_a_finite_loss_are_skipped_and_too_many_stop_the_run(shard
             run(shards, plan, tmp_path / "many")
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+@pytest.mark.parametrize("units", [True, False])
+def test_bfloat16_only_for_long_runs_on_a_cpu_that_has_units_for_it(monkeypatch: pytest.MonkeyPatch, units: bool) -> None:
+    monkeypatch.setattr(loop, "has_bfloat16_units", lambda: units)
+    monkeypatch.setattr(loop, "has_compiler", lambda: True)
+    assert loop.in_bfloat16(Family().plan(176, 0.0), CPU) is units
+    assert not loop.in_bfloat16(Family().plan(16, 0.0), CPU)
+
+
+def test_bfloat16_ends_where_float32_ends(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = small_plan(shards, 60)
+    exact, _ = run(shards, plan, tmp_path / "float32")
+    monkeypatch.setattr(loop, "in_bfloat16", lambda plan, device: True)
+    mixed, _ = run(shards, plan, tmp_path / "bfloat16")
+    assert all(p.dtype == torch.float32 for p in mixed.parameters())
+    assert not torch.equal(mixed.lm_head.weight, exact.lm_head.weight)
+    assert validate(mixed, shards).loss == pytest.approx(validate(exact, shards).loss, rel=0.01)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_orthogonalised_matrices_have_singular_values_near_one(bfloat16: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((3, 32, 80), (2, 80, 32), (1, 64, 64)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator)))
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator), bfloat16))
         assert values.quantile(0.1) > 0.5
         assert values.max() < 1.3
 

@@ -12,7 +12,7 @@ never the one that came.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,16 +42,16 @@ class LossPath:
     model: LossModel
 
     @staticmethod
-    def of(runs: Sequence[Run], at: Points) -> LossPath:
-        """`at`: the target, with params and tokens where known."""
+    def of(runs: Sequence[Run], at: Points, believed: Mapping[str, float] | None = None) -> LossPath:
+        """`at`: the target, with params and tokens where known; `believed`: see `intervals.law_weights`."""
         groups = [[runs[i] for i in group] for group in group_by_compute([run.compute for run in runs])]
         rungs = np.array([float(np.mean(np.log([run.loss for run in group]))) for group in groups])
         ahead = {}
         for cut in range(MINIMUM_BELOW, len(groups)):
-            model = _fit([run for group in groups[:cut] for run in group], at)
+            model = _fit([run for group in groups[:cut] for run in group], at, believed)
             later = [group[0] for group in groups[cut:]]
             ahead[cut] = np.array([float(np.log(model.predict([r.compute], r.params, r.tokens)[0])) for r in later])
-        return LossPath(rungs, ahead, _fit(runs, at))
+        return LossPath(rungs, ahead, _fit(runs, at, believed))
 
     def at(self, where: Points) -> Array:
         """Log loss forecast at `where`."""
@@ -95,10 +95,11 @@ def take_route(
     return Route(name, centre, half, weights, per_decade, float(np.exp(np.clip(p, -700, 700))), abs(float(q)))
 
 
-def _fit(runs: Sequence[Run], at: Points) -> LossModel:
+def _fit(runs: Sequence[Run], at: Points, believed: Mapping[str, float] | None) -> LossModel:
     params, tokens = float(at.params[0]), float(at.tokens[0])
     sized = math.isfinite(params * tokens)
-    return fit_loss(runs, target_params=params if sized else None, target_tokens=tokens if sized else None)
+    size = (params, tokens) if sized else (None, None)
+    return fit_loss(runs, target_params=size[0], target_tokens=size[1], believed=believed)
 
 
 def _members(x: Array, y: Array, at: Array) -> Array:

@@ -124,9 +124,11 @@ def forecast_capability(
     buckets: Mapping[tuple[str, str], Sequence[str]] | None = None,
     level: float = DEFAULT_LEVEL,
     seed: int = 0,
+    believed: Mapping[str, float] | None = None,
 ) -> list[CapabilityForecast]:
     """A forecast for each bucket. `rows` are lines of capability.jsonl with `name`, `seed`, `compute` and, where known,
-    `params` and `tokens` of their run: where runs and target have these, C is 6 N D (see laws.budget)."""
+    `params` and `tokens` of their run: where runs and target have these, C is 6 N D (see laws.budget). `believed`: of the laws of
+    the loss, for the route through it (see `intervals.law_weights`)."""
     if not math.isfinite(target_compute) or target_compute <= 0:
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     chosen = make_buckets(rows) if buckets is None else buckets
@@ -144,7 +146,7 @@ def forecast_capability(
             part = -table[:, index]
             key = tuple(f"{run['name']} {run['seed']}" for run in runs)
             if key not in paths:
-                paths[key] = _loss_path(runs, at)
+                paths[key] = _loss_path(runs, at, believed)
             these = [names[i] for i in index]
             forecasts.append(_forecast(family, bucket, these, part, runs, at, level, seed, paths[key]))
     return forecasts
@@ -268,7 +270,7 @@ def _where(runs: Sequence[Mapping[str, Any]], at: Points) -> tuple[Points, Point
     return Points.of(where.compute), Points.of(at.compute)
 
 
-def _loss_path(runs: Sequence[Mapping[str, Any]], at: Points) -> LossPath | None:
+def _loss_path(runs: Sequence[Mapping[str, Any]], at: Points, believed: Mapping[str, float] | None) -> LossPath | None:
     """None where not every run has its loss, or there are too few for a law."""
     if (
         any("loss" not in run for run in runs)
@@ -276,7 +278,7 @@ def _loss_path(runs: Sequence[Mapping[str, Any]], at: Points) -> LossPath | None
     ):
         return None
     known = [Run(r["name"], r["compute"], r["loss"], r.get("params"), r.get("tokens"), r["seed"]) for r in runs]
-    return LossPath.of(known, at)
+    return LossPath.of(known, at, believed)
 
 
 def _log(value: Array) -> Array:

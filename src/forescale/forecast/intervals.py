@@ -12,7 +12,7 @@ distance x_r):
 
 s0 is the noise of one run (from seeds, or 0.3%), forms the spread of the laws about their combination, own each
 law's doubt of its own parameters (s1 and own estimate the same error, so the larger counts), (n0, p1) a declared
-prior, h a floor on the distance, and t Student's quantile with n0 + cuts degrees of freedom. So the
+prior, h a floor on the distance, and t Student's quantile with DEGREES + cuts degrees of freedom. So the
 interval is never of zero width, widens with every decade, and is wide where few rungs can vouch for the law.
 """
 
@@ -30,10 +30,12 @@ from forescale.forecast.laws import Array, Cells, FittedLaw, Points
 SEED_NOISE = 0.003
 """Deviation of log loss between seeds where the ladder has one seed a rung."""
 SEED_NOISE_WEIGHT = 2.0
-ERROR_PER_DECADE = 0.025
+ERROR_PER_DECADE = 0.02
 """p1: what a good law on clean rungs misses for each decade that it looks ahead."""
 ERROR_WEIGHT = 3.0
 """n0: the prior's weight in cuts."""
+DEGREES = 6.0
+"""Of freedom of Student's quantile, beside the cuts: chosen with p1 on recorded runs (docs/log.md)."""
 BELIEVED_WEIGHT = 6.0
 """The weight in cuts of what laws missed by on recorded ladders of the same family."""
 SHORTEST = 0.3
@@ -172,7 +174,7 @@ class Combination:
         return np.sqrt(self.noise**2 + np.maximum(self.per_decade**2 * far, own) + forms)
 
     def quantile(self, level: float) -> float:
-        return float(student.ppf(0.5 + level / 2, ERROR_WEIGHT + self.cuts))
+        return float(student.ppf(0.5 + level / 2, DEGREES + self.cuts))
 
     def interval(self, points: Points, level: float) -> tuple[Array, Array, Array]:
         """(predicted, low, high) at `points`."""

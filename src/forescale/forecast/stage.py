@@ -75,7 +75,12 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "loss": of({r["name"]: r["loss"] for r in results}, dict(config.believed)),
         "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
         "capability": forecast_capability(
-            rows, config.target_flops, config.target_params, config.target_tokens, level=config.level
+            rows,
+            config.target_flops,
+            config.target_params,
+            config.target_tokens,
+            level=config.level,
+            believed=dict(config.believed),
         )
         if rows
         else [],
