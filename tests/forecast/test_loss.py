@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from forescale.core.config import to_json
 from forescale.core.errors import UserError
 from forescale.forecast.laws import Points, fit_floor, fit_nd, fit_power, make_cells
-from forescale.forecast.loss import fit_loss, forecast_loss, predict_curve
+from forescale.forecast.loss import fit_loss, forecast_loss, local_exponents, predict_curve
 from forescale.forecast.runs import Run
 from forescale.forecast.verb import forecast_table, render_text
 
@@ -63,6 +63,18 @@ def test_chinchilla_law_is_recovered(tied: bool) -> None:
     forecast = forecast_loss(runs, 6 * n * d, target_params=n, target_tokens=d)
     assert forecast.predicted == pytest.approx(law(n, d), rel=0.02)
     assert {"N,D", "N,D tied"} <= {member["name"] for member in forecast.ensemble}
+
+
+def test_local_exponents_pass_over_rungs_that_are_near() -> None:
+    # Neighbours 1.4 times apart with noise of 1%: between them the exponent would be anything.
+    runs = ladder(lambda c: 20 * c**-0.06, np.geomspace(1e12, 1e15, 21), noise=0.01)
+    rows = local_exponents(make_cells(runs)[0])
+    assert all(2.5 * 0.999 <= row["to"] / row["from"] < 3 for row in rows)
+    assert [row["from"] for row in rows[1:]] == [row["to"] for row in rows[:-1]]
+    assert rows[-1]["to"] == pytest.approx(runs[-1].compute)
+    assert np.mean([row["exponent"] for row in rows]) == pytest.approx(-0.06, abs=0.005)
+    short = local_exponents(make_cells(runs[:3])[0])
+    assert [(row["from"], row["to"]) for row in short] == [pytest.approx((runs[0].compute, runs[2].compute))]
 
 
 def test_one_outlier_does_not_own_the_line() -> None:
@@ -262,7 +274,7 @@ def test_laws_are_in_params_times_tokens_where_they_are_known() -> None:
         compute = 6 * params * tokens * (1 + 5e4 / params)
         return Run(f"n{params:g}", compute, 40 * (6 * params * tokens) ** -0.08, params, tokens)
 
-    runs, target = [run(n) for n in (7e3, 1.5e4, 2.3e4, 4e4, 8e4)], run(1.3e6)
+    runs, target = [run(n) for n in (7e3, 1.5e4, 2.5e4, 4.2e4, 8e4)], run(1.3e6)
     known = forecast_loss(runs, target.compute, target_params=target.params, target_tokens=target.tokens)
     assert known.predicted == pytest.approx(target.loss, rel=0.01)
     assert [row["exponent"] for row in known.local_exponents] == pytest.approx([-0.08] * 4, rel=1e-6)

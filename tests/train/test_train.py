@@ -130,7 +130,9 @@ def test_steps_without_a_finite_loss_are_skipped_and_too_many_stop_the_run(shard
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_bfloat16_only_for_long_runs_on_a_cpu_that_has_units_for_it(monkeypatch: pytest.MonkeyPatch, units: bool) -> None:
+def test_bfloat16_only_for_long_runs_on_a_cpu_that_has_units_for_it(
+    monkeypatch: pytest.MonkeyPatch, units: bool
+) -> None:
     monkeypatch.setattr(loop, "has_bfloat16_units", lambda: units)
     monkeypatch.setattr(loop, "has_compiler", lambda: True)
     assert loop.in_bfloat16(Family().plan(176, 0.0), CPU) is units
