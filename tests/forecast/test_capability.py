@@ -47,6 +47,16 @@ def test_known_law_is_recovered_and_covered() -> None:
     json.dumps(to_json(forecasts), allow_nan=False)
 
 
+def test_the_interval_always_reaches_back_to_the_last_rung() -> None:
+    rows = rows_of("steep", lambda c: 9 * (c / 1e12) ** -0.5, rungs=9)
+    for target in (1e15, 1e18):
+        for forecast in forecast_capability(rows, target):
+            assert forecast.interval is not None
+            assert forecast.interval[1] >= forecast.baseline_last_rung
+            assert all(route["interval"][1] >= forecast.baseline_last_rung for route in forecast.routes)
+            assert forecast.predicted < 0.5 * forecast.baseline_last_rung
+
+
 def test_not_emerged_and_inverse_are_not_forecast() -> None:
     rows = rows_of("flat", lambda c: 5.0) + rows_of("worse", lambda c: 2 * (c / 1e12) ** 0.05)
     for forecast in forecast_capability(rows, 1e15):

@@ -212,12 +212,12 @@ def _forecast(
         losses = path.at(Points(np.append(grid, target), at.params * scale, at.tokens * scale))
         boots = [(path.rungs[i], v) for i, v in again]
         routes.append(take_route("loss", path.rungs, y, path.ahead, losses, far, x, boots, level))
-    best = min(routes, key=lambda route: route.per_decade)
-    predicted, low, high = (
-        np.exp(best.log_value),
-        np.exp(best.log_value - best.half),
-        np.exp(best.log_value + best.half),
-    )
+    chosen = min(range(len(routes)), key=lambda index: routes[index].per_decade)
+    best = routes[chosen]
+    # An ability may stall: beyond the ladder the interval always reaches back to the last rung (docs/log.md).
+    stalled = np.where(far > 0, last_rung, 0.0)
+    bounds = [(np.exp(r.log_value - r.half), np.maximum(np.exp(r.log_value + r.half), stalled)) for r in routes]
+    predicted, (low, high) = np.exp(best.log_value), bounds[chosen]
     law = {
         "name": "capability combination",
         "formula": f"-E log pass rate = alpha {'C^-k' if best.name == 'compute' else 'L^k'}; exp(sum of weight x log(law)) over: "
@@ -233,10 +233,10 @@ def _forecast(
         {
             "name": route.name,
             "predicted": float(np.exp(route.log_value[-1])),
-            "interval": [float(np.exp(route.log_value[-1] + sign * route.half[-1])) for sign in (-1, 1)],
+            "interval": [float(bound[-1]) for bound in pair],
             "error_per_decade": route.per_decade,
         }
-        for route in routes
+        for route, pair in zip(routes, bounds)
     )
     curve = tuple(
         {"compute": float(c), "predicted": float(m), "low": float(a), "high": float(b)}

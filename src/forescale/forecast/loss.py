@@ -288,9 +288,9 @@ def _least_squares_line(runs: Sequence[Run], target: float) -> float:
 def local_exponents(cells: Cells) -> list[dict[str, float]]:
     """d log L / d log (6 N D), or / d log C where N and D are unknown, from rung to rung; `from`, `to` in compute.
 
-    Rungs that are nearer than EXPONENT_STEP are passed over, from the largest down: between neighbours the exponent is mostly noise.
+    Rungs that are nearer than EXPONENT_STEP are passed over, from the largest down: between such neighbours it is mostly noise.
     """
-    rows = []
+    rows: list[dict[str, float]] = []
     upper = len(cells) - 1
     for lower in range(len(cells) - 2, -1, -1):
         step = math.log(cells.budget[upper] / cells.budget[lower])

@@ -1,0 +1,85 @@
+"""Were abilities forecast? Each family of problems as one bucket, from the nested ladders of finished runs, against what came.
+
+    python -m benchmarks.abilities --runs runs/laptop runs/second --out abilities.json
+
+By the rule that makes the sealed forecasts, from each ladder's `capability.jsonl` alone; buckets of thirds are in each run's report.
+The error is that of the mean log pass rate, in nats, beside the error of "same as the last rung".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forescale.core.artifacts import read_json
+from forescale.forecast.capability import forecast_capability, make_buckets
+from forescale.recipes.recipe import LAW_ERRORS
+
+
+def records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    result = read_json(folder / "result.json")
+    identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens", "loss")}
+    with (folder / "capability.jsonl").open() as file:
+        return result, [{**json.loads(line), **identity} for line in file]
+
+
+def of_run(folder: Path) -> list[dict[str, Any]]:
+    target, asked = records(folder / "target")
+    rungs = [records(path.parent) for path in sorted(folder.glob("rungs/*/result.json"))]
+    rows = []
+    for path in sorted(folder.glob("forecasts/*/forecast.json")):
+        cap = read_json(path)["cap"]
+        seen = [row for result, found in rungs if result["compute"] <= target["compute"] / cap for row in found]
+        forecasts = forecast_capability(
+            seen,
+            target["compute"],
+            target["params"],
+            target["tokens"],
+            buckets=make_buckets(seen, 1),
+            believed=dict(LAW_ERRORS),
+        )
+        for forecast in forecasts:
+            ids = set(forecast.problem_ids)
+            observed = -float(
+                np.mean([r["log_pass_rate"] for r in asked if r["family"] == forecast.family and r["id"] in ids])
+            )
+            row = {"run": folder.name, "cap": cap, "family": forecast.family, "status": forecast.status}
+            if forecast.predicted is not None and forecast.interval is not None:
+                low, high = forecast.interval
+                row |= {
+                    "error": abs(forecast.predicted - observed),
+                    "last": abs(forecast.baseline_last_rung - observed),
+                    "inside": low <= observed <= high,
+                    "route": forecast.route,
+                }
+            rows.append({**row, "predicted": forecast.predicted, "observed": observed})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, default=Path("abilities.json"))
+    options = parser.parse_args()
+    rows = [row for folder in options.runs for row in of_run(folder)]
+    options.out.write_text(json.dumps(rows, indent=1))
+    for run in [*dict.fromkeys(row["run"] for row in rows), "all"]:
+        for cap in sorted({row["cap"] for row in rows}):
+            some = [row for row in rows if run in (row["run"], "all") and row["cap"] == cap]
+            made = [row for row in some if "error" in row]
+            if not made:
+                continue
+            error, last = (float(np.mean([row[key] for row in made])) for key in ("error", "last"))
+            inside = sum(row["inside"] for row in made)
+            print(
+                f"{run:16} 1/{cap:<5g} {len(made)} of {len(some)} families forecast, {inside} inside, mean absolute error "
+                f"{error:.3f} nats, last rung {last:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
