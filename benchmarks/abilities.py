@@ -2,7 +2,7 @@
 
     python -m benchmarks.abilities --runs runs/laptop runs/second --out abilities.json
 
-By the rule that makes the sealed forecasts, from each ladder's `capability.jsonl` alone; buckets of thirds are in each run's report.
+By the rule that makes the sealed forecasts, from each ladder's `capability.jsonl` alone; buckets of thirds are in each report.
 The error is that of the mean log pass rate, in nats, beside the error of "same as the last rung".
 """
 
