@@ -42,11 +42,12 @@ MEMORY_DECADES = 0.65
 ERROR_PER_DECADE = 0.03
 ERROR_WEIGHT = 3.0
 """The declared prior of the error of log loss per decade, and how many measured errors it weighs as much as."""
-GRADIENT_SIZES = 3
+SETTLED_SIZES = 3
 GRADIENT_HALF_WIDTH = 0.3
 """Of the log gradient norm's band, at no distance; half as much again for each decade ahead."""
 NOISE_HALF_WIDTH = 0.4
-"""Of the log noise's band where a point has NOISE_STEPS steps behind it, wider with fewer. Four times the batch is 0.69."""
+"""Of the log noise's band; a quarter more for each decade ahead, wider where a point has fewer than NOISE_STEPS steps behind
+it. Four times the batch moves it by 0.69."""
 NOISE_STEPS = 20
 NOISE_FROM = 0.1
 """Of a ladder's runs from this fraction on the noise is taken: before it, the loss falls within the few steps of a point."""
@@ -136,7 +137,7 @@ def predict_band(
             }
         )
     gradients = _gradient_band(curves, sized, target)
-    noise = _noise_band(curves, sized, target_tokens, target_steps)
+    noise = _noise_band(curves, sized, target, target_tokens, target_steps)
     points = [{**point, **gradients.get(point["fraction"], {}), **noise} for point in points]
     rule = (
         f"outside the {level:.0%} band at {SUSTAIN} points in a row, all on one side, from {WARM_UP:.0%} of the run "
@@ -148,25 +149,31 @@ def predict_band(
 
 
 def _gradient_band(curves: Sequence[Mapping[str, Any]], sized: bool, budget: float) -> dict[float, dict[str, float]]:
-    """At each fraction half way (in the logarithm) between the largest sizes' mean and the line through all, since the norm falls
-    from size to size and then settles: the mean alone is too high by as much as the line is too low."""
     band = {}
     for fraction, runs in _by_fraction(curves, sized, "gradient_norm"):
-        cells, _ = make_cells(runs)
-        settled = float(np.log(cells.loss[-GRADIENT_SIZES:]).mean())
-        predicted = 0.5 * (settled + _continued(cells, budget))
-        far = max(math.log10(budget / float(cells.budget[-1])), 0.0)
-        half = GRADIENT_HALF_WIDTH * (1 + 0.5 * far)
-        bounds = (("predicted", 0.0), ("low", -half), ("high", half))
-        band[fraction] = {f"gradient_{name}": math.exp(predicted + shift) for name, shift in bounds}
+        _, predicted, far = _settling(runs, budget)
+        band[fraction] = _around("gradient", predicted, GRADIENT_HALF_WIDTH * (1 + 0.5 * far))
     return band
 
 
+def _settling(runs: Sequence[Run], budget: float) -> tuple[float, float, float]:
+    """What falls from size to size and then settles: the largest sizes' mean (of the logarithm), half way between that and the line
+    through all, since the mean alone is too high by as much as the line is too low, and the decades to `budget`."""
+    cells, _ = make_cells(runs)
+    settled = float(np.log(cells.loss[-SETTLED_SIZES:]).mean())
+    return settled, 0.5 * (settled + _continued(cells, budget)), max(math.log10(budget / float(cells.budget[-1])), 0.0)
+
+
+def _around(of: str, predicted: float, half: float) -> dict[str, float]:
+    bounds = (("predicted", 0.0), ("low", -half), ("high", half))
+    return {f"{of}_{name}": math.exp(predicted + shift) for name, shift in bounds}
+
+
 def _noise_band(
-    curves: Sequence[Mapping[str, Any]], sized: bool, tokens: float | None, steps: int | None
+    curves: Sequence[Mapping[str, Any]], sized: bool, budget: float, tokens: float | None, steps: int | None
 ) -> dict[str, float]:
-    """The same at every fraction: the mean (in the logarithm) of noise times the root of the batch over the largest sizes, over the
-    root of the target's batch."""
+    """The same at every fraction: the mean over fractions of noise times the root of the batch, over the root of the target's
+    batch."""
     if tokens is None or steps is None:
         return {}
     scaled = [
@@ -180,16 +187,14 @@ def _noise_band(
         }
         for entry in curves
     ]
-    found = [
-        np.log(make_cells(runs)[0].loss[-GRADIENT_SIZES:]).mean() for _, runs in _by_fraction(scaled, sized, "noise")
-    ]
+    found = [_settling(runs, budget) for _, runs in _by_fraction(scaled, sized, "noise")]
     if not found:
         return {}
-    predicted = float(np.mean(found)) - 0.5 * math.log(tokens / steps)
+    settled, between, far = np.mean(found, axis=0)
     steps_a_point = steps * min(p["fraction"] for entry in curves for p in entry["curve"])
-    half = NOISE_HALF_WIDTH * max(1.0, math.sqrt(NOISE_STEPS / steps_a_point))
-    bounds = (("predicted", 0.0), ("low", -half), ("high", half))
-    return {f"noise_{name}": math.exp(predicted + shift) for name, shift in bounds}
+    half = NOISE_HALF_WIDTH * (1 + 0.25 * far) * max(1.0, math.sqrt(NOISE_STEPS / steps_a_point))
+    # The smallest sizes' noise grows before it falls, and is not taken to go on growing.
+    return _around("noise", float(min(settled, between)) - 0.5 * math.log(tokens / steps), half)
 
 
 def _by_fraction(curves: Sequence[Mapping[str, Any]], sized: bool, what: str) -> list[tuple[float, list[Run]]]:
