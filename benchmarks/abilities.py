@@ -29,11 +29,11 @@ def records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def of_run(folder: Path) -> list[dict[str, Any]]:
     target, asked = records(folder / "target")
-    rungs = [records(path.parent) for path in sorted(folder.glob("rungs/*/result.json"))]
     rows = []
     for path in sorted(folder.glob("forecasts/*/forecast.json")):
-        cap = read_json(path)["cap"]
-        seen = [row for result, found in rungs if result["compute"] <= target["compute"] / cap for row in found]
+        sealed = read_json(path)
+        cap = sealed["cap"]
+        seen = [row for run in sealed["runs"] for row in records(folder / "rungs" / run["name"])[1]]
         forecasts = forecast_capability(
             seen,
             target["compute"],

@@ -26,7 +26,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
 
     from forescale.data.shards import Shards
     from forescale.model.scaling import Family, LearningRates
-    from forescale.train.loop import TrainingDiverged, should_compile, train
+    from forescale.train.loop import TrainingDiverged, in_bfloat16, should_compile, train
     from forescale.train.validate import repeat_losses, validate
 
     torch.set_num_threads(1)
@@ -50,6 +50,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
                 image_token=facts["image_token"],
                 device=torch.device("cpu"),
                 compiled=should_compile(plan, torch.device("cpu")),
+                bfloat16=in_bfloat16(plan, torch.device("cpu")),
                 checkpoint_seconds=1e9,
             )
         except TrainingDiverged:

@@ -67,7 +67,9 @@ SWEEPS = (
 
 def vertex(losses: list[float]) -> float:
     """The factor at which the parabola through log loss is lowest, kept within twice the range that was swept; NaN where it has
-    no lowest point."""
+    no lowest point, or a run diverged."""
+    if not np.isfinite(losses).all():
+        return math.nan
     x = np.log2(FACTORS)
     curvature, slope, _ = np.polyfit(x, np.log(losses), 2)
     if curvature <= 0:
@@ -77,7 +79,7 @@ def vertex(losses: list[float]) -> float:
 
 def evaluate(sweep: Sweep, run: str, seeds: int, done: list[dict[str, Any]]) -> dict[str, Any]:
     """Losses (value, factor, seed), the optima (value, seed), by how much the mean optimum moves, and its exponent."""
-    known = {json.dumps({key: r[key] for key in IDENTITY}, sort_keys=True): r["loss"] for r in done}
+    known = {json.dumps({key: r[key] for key in IDENTITY}, sort_keys=True): r["loss"] or math.nan for r in done}
     losses = [
         [[known[json.dumps(sweep.job(run, v, f, s), sort_keys=True)] for s in range(seeds)] for f in FACTORS]
         for v in sweep.values

@@ -54,7 +54,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
 
     from forescale.model.multimodal import Model
     from forescale.model.scaling import Family
-    from forescale.train.loop import Hooks, should_compile, train
+    from forescale.train.loop import Hooks, in_bfloat16, should_compile, train
     from forescale.train.validate import validate
 
     torch.set_num_threads(1)
@@ -99,6 +99,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
             device=device,
             hooks=Hooks(evaluate=evaluate, on_point=watch),
             compiled=should_compile(plan, device),
+            bfloat16=in_bfloat16(plan, device),
             checkpoint_seconds=1e9,
             learning_rate_factor=float(what.split("x")[1]) if what.startswith("rate") else 1.0,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_a_longer_stream_begins_with_the_shorter_one(prepared: dict[str, Path], 
     short = np.fromfile(tmp_path / "train.u16", "<u2")
     long = np.fromfile(prepared["shards"] / "train.u16", "<u2")
     assert (long[: len(short)] == short).all()
+
+
+def test_validation_rows_come_from_all_held_out_documents(tmp_path: Path, prepared: dict[str, Path]) -> None:
+    documents = [{"source": "long", "parts": [{"text": f"{letter} " * 3000}]} for letter in "abcdefgh"]
+    data = tmp_path / "data"
+    shutil.copytree(prepared["data"], data)
+    (data / "documents.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    (data / "validation.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    facts = read_json(data / "data.json")
+    (data / "data.json").write_text(json.dumps({**facts, "sources": [{"name": "long", "weight": 1.0}]}))
+    inputs = {"data": data, "tokenizer": prepared["tokenizer"]}
+    prepare(ShardsConfig(sequence_length=64, tokens=5_000, validation_rows=64), inputs, tmp_path / "shards")
+    text = Tokenizer.load(prepared["tokenizer"] / "tokenizer.json").decode(
+        np.fromfile(tmp_path / "shards" / "validation" / "long.u16", "<u2").tolist()
+    )
+    # Sixty-four rows are less than one of the documents holds.
+    assert len(set(text) & set("abcdefgh")) >= 5
 
 
 def test_every_prefix_has_the_mixture(prepared: dict[str, Path]) -> None:

@@ -57,6 +57,20 @@ def test_the_interval_always_reaches_back_to_the_last_rung() -> None:
             assert forecast.predicted < 0.5 * forecast.baseline_last_rung
 
 
+def test_the_route_through_the_loss_believes_what_the_forecast_of_the_loss_believes() -> None:
+    # Losses that a floor fits and a power law does not; what is believed of the laws decides how far the target's falls.
+    rows = [
+        {**row, "loss": 2 + 2 * (row["compute"] / 1e12) ** -0.3}
+        for row in rows_of("sum", lambda c: 3 * (c / 1e12) ** -0.12)
+    ]
+    through = {}
+    for law, other in (("power", "power+floor"), ("power+floor", "power")):
+        believed = {law: 1e-4, other: 1.0, "upper power": 1.0}
+        forecasts = forecast_capability(rows, 1e18, believed=believed, buckets=make_buckets(rows, 1))
+        through[law] = next(r["predicted"] for r in forecasts[0].routes if r["name"] == "loss")
+    assert through["power"] < 0.9 * through["power+floor"]
+
+
 def test_not_emerged_and_inverse_are_not_forecast() -> None:
     rows = rows_of("flat", lambda c: 5.0) + rows_of("worse", lambda c: 2 * (c / 1e12) ** 0.05)
     for forecast in forecast_capability(rows, 1e15):

@@ -152,8 +152,15 @@ def test_a_gradient_norm_that_leaves_its_band_is_an_alarm_though_the_loss_is_fin
     assert 0.5 <= alarms[0].since < alarms[0].fraction <= 0.58
 
 
-def with_noise(curves: list[dict[str, object]], noise: float, batch: int) -> list[dict[str, object]]:
-    """Curves of runs whose training loss has `noise` nats of noise in batches of one token."""
+def with_noise(
+    curves: list[dict[str, object]], noise: float, batch: int, slope: float = 0.0
+) -> list[dict[str, object]]:
+    """Curves of runs whose training loss has `noise` nats of noise in batches of one token at 1e14 FLOPs, and far more at their
+    very beginning."""
+
+    def at(compute: float, fraction: float) -> float:
+        return noise * (compute / 1e14) ** slope * (5 if fraction < 0.1 else 1) / batch**0.5
+
     return [
         {
             **entry,
@@ -164,7 +171,7 @@ def with_noise(curves: list[dict[str, object]], noise: float, batch: int) -> lis
                     **p,
                     "step": 100 * p["fraction"],
                     "tokens": 100 * p["fraction"] * batch,
-                    "loss_noise": noise / batch**0.5,
+                    "loss_noise": at(entry["compute"], p["fraction"]),
                 }
                 for p in entry["curve"]  # type: ignore[attr-defined]
             ],
@@ -184,9 +191,25 @@ def test_the_noise_of_the_training_loss_tells_of_a_wrong_batch(factor: float, di
     alarms = []
     for fraction in np.arange(1, 41) / 40:
         noise = 10 / 64 / factor**0.5 * np.exp(0.15 * rng.normal())
+        noise *= 5 if fraction < 0.1 else 1
         alarms.append(watcher.update({**healthy(watcher, fraction), "loss_noise": noise}))
     found = [alarm.direction for alarm in alarms if alarm]
     assert found[:1] == ([f"noise of the training loss {direction} than predicted"] if direction else [])
+
+
+def test_noise_that_falls_is_followed_half_way_and_noise_that_rises_is_not() -> None:
+    bands = {}
+    for slope in (-0.1, 0.1):
+        curves = with_noise(ladder(smooth, np.random.default_rng(0)), 10.0, 512, slope)
+        for target in (1e15, 1e17):
+            point = predict_band(curves, target, target / 6 / 8e6, 8e6, target_steps=2000).points[20]
+            predicted, high = point["noise_predicted"] * 4000**0.5, point["noise_high"] * 4000**0.5
+            bands[slope, target] = predicted, math.log(high / predicted)
+    sizes = np.geomspace(3e11, 9e13, 6)[-3:]
+    settled = {slope: float(np.exp(np.log(10 * (sizes / 1e14) ** slope).mean())) for slope in (-0.1, 0.1)}
+    assert 10 * (1e15 / 1e14) ** -0.1 < bands[-0.1, 1e15][0] < settled[-0.1]
+    assert bands[0.1, 1e15][0] == pytest.approx(settled[0.1]) == bands[0.1, 1e17][0]
+    assert bands[0.1, 1e17][1] > 1.2 * bands[0.1, 1e15][1]
 
 
 def test_fewer_steps_a_point_widen_the_band_of_the_noise() -> None:

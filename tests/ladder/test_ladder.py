@@ -10,6 +10,7 @@ import pytest
 
 from forescale.core.artifacts import Manifest, Stage
 from forescale.core.errors import UserError
+from forescale.ladder import plan
 from forescale.ladder.executor import Job, run_jobs
 from forescale.ladder.rungs import LadderConfig, rungs_for, within_cap
 from forescale.model.scaling import Family
@@ -72,6 +73,25 @@ def test_rungs_lie_on_the_frontier_below_every_cap() -> None:
         sizes = {rung.plan.flops for rung in rungs if within_cap(rung.plan.flops, 1e14, cap)}
         assert len(sizes) >= 3
     assert len({rung.name for rung in rungs}) == len(rungs)
+    for rung in rungs:
+        same = [other for other in rungs if other.plan == rung.plan]
+        assert len(same) == (config.seeds if rung.plan.flops <= 1e14 / 200 else config.seeds_large)
+
+
+def test_the_estimate_knows_precision_and_what_measuring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "matmul_peak", lambda device, bfloat16: 2e11)
+    monkeypatch.setattr(plan, "cpus", lambda: 2)
+    found = {}
+    for units in (False, True):
+        monkeypatch.setattr(plan, "in_bfloat16", lambda run, device, units=units: units and run.flops > 2e12)
+        found[units] = plan.estimate(Family(), LadderConfig(workers=2), 1e14)
+    exact, mixed = found[False], found[True]
+    assert exact["target_seconds"] == pytest.approx(1e14 / (0.45 * 2e11), rel=0.05)
+    assert mixed["target_seconds"] < 0.75 * exact["target_seconds"]
+    assert mixed["ladder_seconds"] < exact["ladder_seconds"]
+    # Ten seconds a run are spent on measuring it, on two workers.
+    assert exact["ladder_seconds"] > 5 * len(exact["rungs"])
+    assert "target" in plan.render(exact)
 
 
 @pytest.mark.parametrize(

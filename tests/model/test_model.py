@@ -13,7 +13,7 @@ from forescale.core.errors import UserError
 from forescale.model.config import ModelConfig
 from forescale.model.multimodal import Model
 from forescale.model.scaling import Family, parameter_group
-from forescale.model.transformer import KVCache
+from forescale.model.transformer import KVCache, attend
 
 CONFIG = ModelConfig(
     vocab_size=300, width=48, depth=3, heads=4, kv_heads=2, head_dim=32, mlp_width=128, sequence_length=64,
@@ -142,6 +142,24 @@ def test_plans_meet_their_budget_and_grow_with_it() -> None:
         last = plan.model.width
     with pytest.raises(UserError, match="below the smallest"):
         family.plan_for(1e6, 0.0)
+
+
+def test_widths_grow_and_depth_stays_until_they_are_large() -> None:
+    family = Family()
+    widths = family.widths()
+    assert widths == sorted(set(widths))
+    assert all(width % 2 == 0 for width in widths)
+    assert max(after / before for before, after in itertools.pairwise(widths) if before >= 12) < 1.2
+    assert [family.shape(width).depth for width in (4, 280, 376, 384, 512)] == [3, 3, 3, 4, 5]
+
+
+def test_attention_on_a_cpu_stays_in_float32_under_autocast() -> None:
+    q, k, v = (torch.randn(2, 3, 8, 16) for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), is_causal=True)
+        assert torch.equal(attend(q, k, v, is_causal=True), attend(q.float(), k.float(), v.float(), is_causal=True))
+    assert mixed.dtype == torch.float32
+    assert attend(q, k, v).dtype == torch.float32
 
 
 def test_schedule_rises_then_falls_to_nearly_zero() -> None:

@@ -13,6 +13,7 @@ from fake_run_folder import COMPUTES, START, TARGET, make_run, reseal
 from forescale.core.artifacts import read_json
 from forescale.core.errors import CorruptArtifact, UserError
 from forescale.report.collect import band_watch, collect, exponents
+from forescale.report.figures_run import alarm_words
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,17 @@ def test_the_watch_finds_the_first_lasting_exit_only() -> None:
     assert (watch["sustained_exit_at"], watch["inside_share"], watch["n_points"]) == (0.4, pytest.approx(2 / 6), 6)
     assert band_watch({"points": points, "sustain": 4}, curve)["sustained_exit_at"] is None
     assert band_watch({"points": []}, curve)["inside_share"] is None
+    # The band is of the loss: what the gradients or the noise did is the alarm's to tell.
+    noisy = [{**p, "noise_low": 0.1, "noise_predicted": 0.15, "noise_high": 0.2} for p in points]
+    steady = [{"fraction": f, "loss": 3.0, "loss_noise": 0.5} for f in fractions]
+    assert band_watch({"points": noisy, "sustain": 3}, steady)["sustained_exit_at"] is None
+
+
+def test_an_alarm_of_the_noise_does_not_name_the_loss_band() -> None:
+    alarm = {"fraction": 0.3, "since": 0.25, "loss": 3.0, "predicted": 3.0, "low": 2.9, "high": 3.1}
+    assert alarm_words({**alarm, "direction": "worse than predicted"}).endswith("loss 3.000, band 2.900–3.100.")
+    told = alarm_words({**alarm, "direction": "noise of the training loss smaller than predicted"})
+    assert told == "Alarm at 30% of the run: noise of the training loss smaller than predicted, since 25%."
 
 
 def test_exponents_off_the_median_are_not_steady() -> None:

@@ -71,9 +71,9 @@ def test_the_curve_tells_of_gradients_and_of_a_block_that_died(shards: Shards, t
     assert all((point["least_block"], point["least_block_share"]) == (1.0, 0.0) for point in dead)
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 11])
+@pytest.mark.parametrize(("stop_at", "bfloat16"), [(1, False), (5, False), (11, False), (5, True)])
 def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(
-    shards: Shards, tmp_path: Path, stop_at: int
+    shards: Shards, tmp_path: Path, stop_at: int, bfloat16: bool
 ) -> None:
     plan = small_plan(shards)
 
@@ -84,11 +84,22 @@ def test_a_run_that_is_cut_ends_bit_for_bit_where_the_whole_one_ends(
     def evaluate(model):
         return validate(model, shards, 1).loss
 
-    whole, whole_progress = run(shards, plan, tmp_path / "whole", Hooks(evaluate=evaluate), checkpoint_seconds=1e9)
+    whole, whole_progress = run(
+        shards, plan, tmp_path / "whole", Hooks(evaluate=evaluate), checkpoint_seconds=1e9, bfloat16=bfloat16
+    )
     # A checkpoint after every step; the step that is cut has not been saved.
     with pytest.raises(KeyboardInterrupt):
-        run(shards, plan, tmp_path / "cut", Hooks(evaluate=evaluate, on_step=stop), checkpoint_seconds=0)
-    cut, cut_progress = run(shards, plan, tmp_path / "cut", Hooks(evaluate=evaluate), checkpoint_seconds=1e9)
+        run(
+            shards,
+            plan,
+            tmp_path / "cut",
+            Hooks(evaluate=evaluate, on_step=stop),
+            checkpoint_seconds=0,
+            bfloat16=bfloat16,
+        )
+    cut, cut_progress = run(
+        shards, plan, tmp_path / "cut", Hooks(evaluate=evaluate), checkpoint_seconds=1e9, bfloat16=bfloat16
+    )
     for (name, a), b in zip(whole.state_dict().items(), cut.state_dict().values()):
         assert torch.equal(a, b), name
     assert cut_progress.curve == whole_progress.curve
@@ -139,11 +150,10 @@ def test_bfloat16_only_for_long_runs_on_a_cpu_that_has_units_for_it(
     assert not loop.in_bfloat16(Family().plan(16, 0.0), CPU)
 
 
-def test_bfloat16_ends_where_float32_ends(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_ends_where_float32_ends(shards: Shards, tmp_path: Path) -> None:
     plan = small_plan(shards, 60)
     exact, _ = run(shards, plan, tmp_path / "float32")
-    monkeypatch.setattr(loop, "in_bfloat16", lambda plan, device: True)
-    mixed, _ = run(shards, plan, tmp_path / "bfloat16")
+    mixed, _ = run(shards, plan, tmp_path / "bfloat16", bfloat16=True)
     assert all(p.dtype == torch.float32 for p in mixed.parameters())
     assert not torch.equal(mixed.lm_head.weight, exact.lm_head.weight)
     assert validate(mixed, shards).loss == pytest.approx(validate(exact, shards).loss, rel=0.01)

@@ -7,7 +7,7 @@ ladder's smaller sizes alone, shrunk to a declared prior, so that no fraction's 
 
 Three more things are watched, since much that is wrong moves the loss by less than its band. *Gradients*: along a tuned ladder
 their norm at a fraction of the run falls and settles (docs/log.md); a wrong learning rate moves it. *Noise*: how much the training
-loss differs from one step to the next is a constant of the family over the square root of the batch (docs/log.md), so a wrong batch
+loss differs from one step to the next, times the square root of the batch, hardly falls with size (docs/log.md), so a wrong batch
 moves it. *Blocks*: a decoder block whose gradient is a thousandth of another's does not learn.
 
 An alarm needs `sustain` points in a row outside, all on one side.
@@ -50,8 +50,10 @@ NOISE_HALF_WIDTH = 0.4
 it. Four times the batch moves it by 0.69."""
 NOISE_STEPS = 20
 NOISE_FROM = 0.1
-"""Of a ladder's runs from this fraction on the noise is taken: before it, the loss falls within the few steps of a point."""
+"""Noise is taken from ladder and target from this fraction on: before it, the loss falls within the few steps of a point."""
 DEAD_SHARE = 1e-3
+LOSS_SIDES = ("worse than predicted", "better than predicted")
+"""The directions of an alarm that are of the loss itself."""
 FEW_SIZES = 3.0
 """The width is multiplied by 1 + (this / sizes)^2: a line through three sizes is hardly held."""
 
@@ -92,7 +94,8 @@ def predict_band(
     level: float = DEFAULT_LEVEL,
 ) -> Band:
     """The band for a target of `target_compute` FLOPs from the ladder's curves: `{compute, params, tokens, seed, curve:
-    [{fraction, loss}]}`. `target_steps`: without them its noise is not watched.
+    [{fraction, loss}]}`, and where its points have them `gradient_norm`, and `loss_noise` with `step` and `tokens`. `target_steps`:
+    without them its noise is not watched.
 
     Lines are in 6 N D where params and tokens of target and ladder are given (the whole run's, at every fraction), else in
     compute. Fractions that fewer than three sizes have are left out. Raises UserError where none is left.
@@ -277,7 +280,7 @@ class Watcher:
             name: np.log([p[name] for p in ordered]) for name in names if all(p.get(name) for p in ordered)
         }
         self._loss, self._block = _Channel(sustain), _Channel(sustain)
-        self._bands = {"gradient": _Channel(sustain), "noise": _Channel(sustain)}
+        self._channels = {"gradient": _Channel(sustain), "noise": _Channel(sustain)}
         # A loss that is not a number does not wait for a second one.
         self._broken = _Channel(1)
 
@@ -301,17 +304,18 @@ class Watcher:
         early = fraction < self.warm_up
         sides = [(self._broken, "" if finite else "loss is not a number")]
         if finite:
-            side = "worse than predicted" if loss > at["high"] else "better than predicted" if loss < at["low"] else ""
+            side = LOSS_SIDES[0] if loss > at["high"] else LOSS_SIDES[1] if loss < at["low"] else ""
             sides.append((self._loss, "" if early else side))
-        for of, key, what in (
-            ("gradient", "gradient_norm", "gradients"),
-            ("noise", "loss_noise", "noise of the training loss"),
-        ):
+        watched = (
+            ("gradient", "gradient_norm", "gradients", self.warm_up),
+            ("noise", "loss_noise", "noise of the training loss", NOISE_FROM),
+        )
+        for of, key, what, first in watched:
             value = point.get(key)
             if value is not None and f"{of}_high" in at:
                 above, below = value > at[f"{of}_high"], value < at[f"{of}_low"]
                 side = f"{what} larger than predicted" if above else f"{what} smaller than predicted" if below else ""
-                sides.append((self._bands[of], "" if early else side))
+                sides.append((self._channels[of], "" if fraction < first else side))
         if point.get("least_block_share") is not None:
             dead = point["least_block_share"] < DEAD_SHARE
             sides.append((self._block, f"block {point['least_block']:.0f} gets no gradient" if dead else ""))

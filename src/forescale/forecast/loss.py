@@ -37,7 +37,7 @@ ND_MINIMUM_CELLS = 8
 ND_MINIMUM_SPREAD = 3.0
 """tokens per parameter must vary by this factor before N and D can be told apart"""
 EXPONENT_STEP = 2.5
-"""Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.004 then."""
+"""Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
 SAME_FAMILY = 1.5
 """runs whose tokens per parameter are within this factor of the target's are of the target's family"""
 
@@ -288,7 +288,8 @@ def _least_squares_line(runs: Sequence[Run], target: float) -> float:
 def local_exponents(cells: Cells) -> list[dict[str, float]]:
     """d log L / d log (6 N D), or / d log C where N and D are unknown, from rung to rung; `from`, `to` in compute.
 
-    Rungs that are nearer than EXPONENT_STEP are passed over, from the largest down: between such neighbours it is mostly noise.
+    Rungs that are nearer than EXPONENT_STEP are passed over, from the largest down (so perhaps the
+    smallest): between such neighbours it is mostly noise.
     """
     rows: list[dict[str, float]] = []
     upper = len(cells) - 1

@@ -110,4 +110,4 @@ def _loss(runs: list[Run], config: ForecastConfig, copying: InContext, believed:
     return to_json(forecast)
 
 
-STAGE = Stage("forecast", make_forecast)
+STAGE = Stage("forecast", make_forecast, version=2)

@@ -7,7 +7,7 @@ from typing import Any
 from forescale.core.device import cpus, matmul_peak, pick_device
 from forescale.core.progress import duration
 from forescale.ladder.rungs import LadderConfig, Rung, rungs_for, worker_count
-from forescale.model.scaling import Family
+from forescale.model.scaling import Family, RunPlan
 from forescale.train.loop import in_bfloat16
 
 # Shares of the float32 matrix-product peak that runs reached on two cores (docs/log.md): the target, and where it trains in
@@ -16,6 +16,7 @@ TARGET_UTILISATION = 0.45
 BFLOAT16_UTILISATION = 0.65
 RUNG_UTILISATION_A_WIDTH = 0.0037
 RUNG_UTILISATION = 0.35
+RUNG_BFLOAT16_UTILISATION = 0.45
 RUNG_SECONDS = 10.0
 # Pictures a token in the shipped mixtures; the exact number is known once the shards are laid out.
 IMAGES_PER_TOKEN = 0.006
@@ -28,14 +29,18 @@ def estimate(family: Family, ladder: LadderConfig, target_flops: float) -> dict[
     device = pick_device()
     on_accelerator = device.type == "cuda"
     peak = matmul_peak(device, bfloat16=on_accelerator)
-    ladder_flops = sum(rung.plan.flops for rung in rungs)
     # One core has its share of the machine's peak; one accelerator has all of its own.
     share = peak if on_accelerator else peak / cpus()
-    seconds = [
-        rung.plan.flops / (share * min(RUNG_UTILISATION, RUNG_UTILISATION_A_WIDTH * rung.plan.model.width))
-        + RUNG_SECONDS
-        for rung in rungs
-    ]
+
+    def rung_utilisation(plan: RunPlan) -> float:
+        if on_accelerator:
+            return RUNG_UTILISATION
+        if in_bfloat16(plan, device):
+            return RUNG_BFLOAT16_UTILISATION
+        return min(RUNG_UTILISATION, RUNG_UTILISATION_A_WIDTH * plan.model.width)
+
+    seconds = [rung.plan.flops / (share * rung_utilisation(rung.plan)) + RUNG_SECONDS for rung in rungs]
+    ladder_flops = sum(rung.plan.flops for rung in rungs)
     # Heaviest first on `workers` workers: never shorter than an even split or the heaviest rung.
     ladder_seconds = max(sum(seconds) / worker_count(ladder), max(seconds))
     faster = not on_accelerator and in_bfloat16(target, device)

@@ -68,11 +68,14 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     shards = Shards(inputs["shards"], inputs["data"])
     tokenizer = Tokenizer.load(inputs["tokenizer"] / "tokenizer.json")
     flops = exact_flops(plan, shards.train)
-    compiled, bfloat16 = should_compile(plan, device), in_bfloat16(plan, device)
+    compiled = should_compile(plan, device)
+    # A run that began on another machine goes on in the precision that it began with.
+    begun = out_dir / "run.json"
+    bfloat16 = read_json(begun)["precision"] == "bfloat16" if begun.is_file() else in_bfloat16(plan, device)
     peak = matmul_peak(device, bfloat16) if config.samples else None
     reset_peak_memory(device)
     started_at, attempts = _first_step(out_dir)
-    _describe(config, flops, out_dir)
+    _describe(config, flops, bfloat16, out_dir)
 
     watcher = Watcher(read_json(inputs["forecast"] / "forecast.json")["band"]) if "forecast" in inputs else None
     alarms: list[dict[str, Any]] = []
@@ -100,6 +103,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             device=device,
             hooks=hooks,
             compiled=compiled,
+            bfloat16=bfloat16,
             learning_rate_factor=config.learning_rate_factor,
         )
     except TrainingDiverged as error:
@@ -135,7 +139,6 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             "threads": config.threads,
             "device": str(device),
             "compiled": compiled,
-            "precision": "bfloat16" if bfloat16 else "float32",
             "attempts": attempts,
         },
     )
@@ -152,7 +155,7 @@ def _first_step(out_dir: Path) -> tuple[str, int]:
     return before["started_at"], before["attempts"] + 1
 
 
-def _describe(config: RungConfig, flops: int, out_dir: Path) -> None:
+def _describe(config: RungConfig, flops: int, bfloat16: bool, out_dir: Path) -> None:
     plan = config.plan
     write_json(
         out_dir / "run.json",
@@ -172,6 +175,7 @@ def _describe(config: RungConfig, flops: int, out_dir: Path) -> None:
             "flops": flops,
             "flops_vision": flops - plan.model.run_flops(plan.tokens, 0),
             "threads": config.threads,
+            "precision": "bfloat16" if bfloat16 else "float32",
             "memory_bytes_estimate": plan.model.training_memory_bytes(plan.batch_tokens),
             "learning_rates": plan.peak_rates(),
             "learning_rate_factor": config.learning_rate_factor,

@@ -5,6 +5,8 @@ Shape suffixes: B batch, T positions, D width, H heads, K key-value heads, C hea
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,6 +105,14 @@ class Prefix:
 Cache = KVCache | Prefix
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """torch's attention; in float32 on a CPU, where its bfloat16 one takes five times as long backward (docs/log.md)."""
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **options)
+    return F.scaled_dot_product_attention(q, k, v, **options)
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -146,14 +156,7 @@ class Attention(nn.Module):
         if self.heads != self.kv_heads and learns:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # torch's bfloat16 attention for a CPU takes five times as long backward as its float32 one (docs/log.md).
-            with torch.autocast("cpu", enabled=False):
-                y = F.scaled_dot_product_attention(
-                    q.float(), k.float(), v.float(), attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-                )
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+        y = attend(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forescale.model.config import ModelConfig
+from forescale.model.transformer import attend
 
 
 class VisionBlock(nn.Module):
@@ -30,7 +31,7 @@ class VisionBlock(nn.Module):
         n, p, d = x_NPD.shape
         h = self.layer_norm1(x_NPD)
         q, k, v = (f(h).view(n, p, self.heads, -1).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, p, d)
+        y = attend(q, k, v).transpose(1, 2).reshape(n, p, d)
         x_NPD = x_NPD + self.out_proj(y)
         return x_NPD + self.fc2(F.gelu(self.fc1(self.layer_norm2(x_NPD)), approximate="tanh"))
 

@@ -19,7 +19,8 @@ from forescale.rlhf.stages import AlignmentConfig
 from forescale.tokenizer.stage import TokenizerConfig
 from forescale.train.sft import SftConfig
 
-# Root mean square errors of log loss per decade of 6 N D, over six forecasts of two recorded ladders (docs/log.md, 2026-11-24).
+# Root mean square errors of log loss per decade of 6 N D, over six forecasts of two recorded ladders of the former family, with 8
+# tokens a parameter (docs/log.md, 2026-11-24): declared before any ladder of this family was trained.
 LAW_ERRORS = (("power", 0.012), ("upper power", 0.016), ("power+floor", 0.043))
 Until = Literal["forecast", "target", "report"]
 
@@ -37,7 +38,7 @@ class Recipe:
     """Everything that decides a run.
 
     `seed`: of everything up to the target (problems, order of documents, initial weights). `validation_rows`: rows of each source
-    that losses are measured on. `believed`: what laws missed by on recorded ladders of this family and mixture
+    that losses are measured on. `believed`: what laws missed by on recorded ladders
     (forecast/stage.py). `safety`: what sft and ppo are asked beside the world's requests, if anything. `until`: where this call
     stops; it is no part of what the run is.
     """

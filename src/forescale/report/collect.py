@@ -202,7 +202,7 @@ def band_watch(band: Json, curve: list[Json]) -> Json:
             points.append(
                 {"fraction": fraction, "loss": loss, "deviation": loss / at["predicted"] - 1, "inside": inside}
             )
-            alarm = alarm or watcher.update(p)
+            alarm = alarm or watcher.update({"fraction": fraction, "loss": loss})
     return {
         "level": band.get("level"),
         "rule": band.get("rule"),

@@ -91,8 +91,8 @@ def by_modality(folder: RunFolder, summary: Json) -> Drawing | None:
         title = "Loss by modality, and local exponents of the loss"
         caption = (
             "Left: the loss on tokens of each modality, with the same forecasts (colours as above). Right: the slope "
-            "against 6 N D between neighbouring rungs, each over its stretch of compute. A law assumes that slopes drift slowly; "
-            "one that is more than a quarter off the median of its line has a hollow marker."
+            "against 6 N D between rungs 2.5 times apart or more, each over its stretch of compute. A law assumes that slopes "
+            "drift slowly; one that is more than a quarter off the median of its line has a hollow marker."
         )
         parts = [f"{name}: observed {words.loss(group['observed'])}" for name, group in groups.items()]
         unsteady = sum(not e["steady"] for values in series.values() for e in values)

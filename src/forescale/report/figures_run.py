@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from forescale.forecast.drift import LOSS_SIDES
 from forescale.report import style, words
 from forescale.report.marks import all_sources, error_bar, law_line, span
 from forescale.report.read import RunFolder, TrainingRun
@@ -166,6 +167,8 @@ def alarm_words(alarm: Json | None) -> str:
     text = "Alarm" + ("" if at is None else f" at {at:.0%} of the run")
     text += f": {alarm['direction']}" if alarm.get("direction") else ""
     text += f", since {since:.0%}" if since is not None else ""
+    if alarm.get("direction") not in LOSS_SIDES:
+        return text + "."
     bounds = [alarm.get("low"), alarm.get("high")]
     text += f"; loss {words.loss(alarm.get('loss'))}" if alarm.get("loss") is not None else ""
     return text + (f", band {words.loss(bounds[0])}–{words.loss(bounds[1])}." if None not in bounds else ".")

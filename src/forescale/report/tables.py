@@ -271,9 +271,7 @@ def exponents(summary: Json) -> Table | None:
                        words.number(e.get("exponent"), 3).replace("-", "−"), steady)
             )  # fmt: skip
     columns = [("Loss", LEFT), ("From, FLOPs", RIGHT), ("To, FLOPs", RIGHT), ("Exponent", RIGHT), ("", LEFT)]
-    caption = (
-        "Slope of log loss against the log of 6 N D between neighbouring rungs; steady: within a quarter of the median."
-    )
+    caption = "Slope of log loss against log 6 N D between rungs 2.5 times apart or more; steady: within a quarter of the median."
     return Table("exponents", caption, columns, rows) if rows else None
 
 

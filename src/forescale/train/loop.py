@@ -136,17 +136,18 @@ def train(
     device: torch.device,
     hooks: Hooks | None = None,
     compiled: bool = False,
+    bfloat16: bool = False,
     checkpoint_seconds: float = 30.0,
     learning_rate_factor: float = 1.0,
 ) -> tuple[Model, Progress]:
     """Trains from the first step or from the checkpoint in `out_dir`; returns the trained model.
 
+    `compiled`, `bfloat16`: as `should_compile` and `in_bfloat16` say, or as the run began.
     `learning_rate_factor` multiplies every learning rate: it exists to break a run on purpose, for testing what watches it.
     Raises TrainingDiverged by the rule of the module's docstring, CorruptArtifact if the checkpoint cannot be read.
     """
     hooks = hooks or Hooks()
     model = Model(plan.model, image_token, seed).to(device)
-    bfloat16 = in_bfloat16(plan, device)
     optimizer = Optimizer(model, plan, bfloat16=bfloat16)
     progress = _resume(out_dir, model, optimizer)
     for point in progress.curve:

@@ -29,13 +29,14 @@ def row_losses(model: Model, rows: Rows, first: int, count: int, at_once: int = 
 
 @dataclass(frozen=True)
 class Validation:
-    """Losses in nats per token; `loss` is the mean over sources by their weight in the mixture."""
+    """Losses in nats per token; `loss` is the mean over sources by their weight in the mixture, `late_minus_early`
+    over those that have targets in both quarters of a row (None where none has)."""
 
     loss: float
     bits_per_byte: float
     loss_by_source: dict[str, float]
     loss_by_modality: dict[str, float]
-    late_minus_early: float
+    late_minus_early: float | None
 
 
 def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
@@ -70,7 +71,7 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
         bits_per_byte=loss / weighted({name: bytes_per_token[name] for name in losses}, weights) / math.log(2),
         loss_by_source=losses,
         loss_by_modality=by_modality,
-        late_minus_early=weighted(contrast, weights) if contrast else 0.0,
+        late_minus_early=weighted(contrast, weights) if contrast else None,
     )
 
 
