@@ -71,7 +71,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     compiled = should_compile(plan, device)
     # A run that began on another machine goes on in the precision that it began with.
     begun = out_dir / "run.json"
-    bfloat16 = read_json(begun)["precision"] == "bfloat16" if begun.is_file() else in_bfloat16(plan, device)
+    bfloat16 = read_json(begun).get("precision") == "bfloat16" if begun.is_file() else in_bfloat16(plan, device)
     peak = matmul_peak(device, bfloat16) if config.samples else None
     reset_peak_memory(device)
     started_at, attempts = _first_step(out_dir)
