@@ -17,23 +17,18 @@ import numpy as np
 
 from forescale.core.artifacts import read_json
 from forescale.forecast.capability import forecast_capability, make_buckets
+from forescale.forecast.stage import ability_rows
 from forescale.recipes.recipe import LAW_ERRORS
 
 
-def records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    result = read_json(folder / "result.json")
-    identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens", "loss")}
-    with (folder / "capability.jsonl").open() as file:
-        return result, [{**json.loads(line), **identity} for line in file]
-
-
 def of_run(folder: Path) -> list[dict[str, Any]]:
-    target, asked = records(folder / "target")
+    target = read_json(folder / "target" / "result.json")
+    asked = ability_rows(folder / "target", target)
     rows = []
     for path in sorted(folder.glob("forecasts/*/forecast.json")):
         sealed = read_json(path)
         cap = sealed["cap"]
-        seen = [row for run in sealed["runs"] for row in records(folder / "rungs" / run["name"])[1]]
+        seen = [row for run in sealed["runs"] for row in ability_rows(folder / "rungs" / run["name"], run)]
         forecasts = forecast_capability(
             seen,
             target["compute"],

@@ -14,12 +14,13 @@ import contextlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, load, ratio
+from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, SMALLEST_TARGET, load, seen_for
 from forescale.core.artifacts import read_json
 from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
@@ -27,12 +28,11 @@ from forescale.forecast.runs import Run
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GAPS = (10, 100, 1000)
-SMALLEST_TARGET = 5e18
 
 
-def judged(kind: str, target: Run, gap: float, seen: list[Run], sized: bool = True) -> dict[str, Any]:
-    """One forecast of `target` from `seen`, at every level. Raises UserError where these cannot carry one."""
-    size = {"target_params": target.params, "target_tokens": target.tokens} if sized else {}
+def judged(kind: str, target: Run, gap: float, seen: list[Run], size: Mapping[str, float | None]) -> dict[str, Any]:
+    """One forecast of `target` from `seen`, at every level; `size`: its params and tokens, or nothing. Raises UserError where these
+    cannot carry one."""
     model = fit_loss(seen, **size)
     at = model.at([target.compute], *size.values())
     bounds = {level: model.combination.interval(at, level) for level in LEVELS}
@@ -58,7 +58,8 @@ def own(folder: Path) -> list[dict[str, Any]]:
                 seen = [run for run in runs if run.compute <= target.compute / gap]
                 if len({run.compute for run in seen}) >= 3 and len(seen) not in made:
                     made.add(len(seen))
-                    rows.append(judged(kind, target, gap, seen))
+                    size = {"target_params": target.params, "target_tokens": target.tokens}
+                    rows.append(judged(kind, target, gap, seen, size))
     return rows
 
 
@@ -67,12 +68,9 @@ def public(folder: Path) -> list[dict[str, Any]]:
     for corpus in CORPORA:
         runs = load(folder, corpus, OWN_LOSS[corpus])
         for target, gap in itertools.product([run for run in runs if run.compute >= SMALLEST_TARGET], GAPS[:2]):
-            seen = [run for run in runs if run.compute <= target.compute / gap]
-            line = [Run(r.name, r.compute, r.loss) for r in seen if abs(math.log(ratio(r) / ratio(target))) < 0.1]
-            with contextlib.suppress(UserError):
-                rows.append(judged("public, one line", target, gap, line, sized=False))
-            with contextlib.suppress(UserError):
-                rows.append(judged("public, all runs", target, gap, seen))
+            for mode, kind in (("family", "one line"), ("all", "all runs")):
+                with contextlib.suppress(UserError):
+                    rows.append(judged(f"public, {kind}", target, gap, *seen_for(runs, target, gap, mode)))
     return rows
 
 

@@ -27,6 +27,7 @@ from forescale.forecast.laws import Points, fit_nd, make_cells
 from forescale.forecast.loss import can_fit_nd, forecast_loss
 from forescale.forecast.runs import Run
 
+SMALLEST_TARGET = 5e18
 CORPORA = ("c4_original", "rpj", "rw_original")
 LOSSES = {"c4": "c4_val", "refinedweb": "falcon-refinedweb", "openlm": "/openlm/", "redpajama": "paloma_redpajama"}
 DEFAULT_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "open-lm-scaling"
@@ -52,7 +53,7 @@ def ratio(run: Run) -> float:
     return run.tokens / run.params
 
 
-def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float, level: float = 0.9) -> list[dict[str, Any]]:
+def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float) -> list[dict[str, Any]]:
     rows = []
     for corpus in CORPORA:
         for loss in losses:
@@ -61,22 +62,26 @@ def hindcasts(folder: Path, losses: Iterable[str], smallest_target: float, level
                 for gap in (10, 100):
                     for mode in ("family", "all"):
                         if target.compute >= smallest_target:
-                            row = hindcast(runs, target, gap, mode, level)
+                            row = hindcast(runs, target, gap, mode)
                             if row is not None:
                                 rows.append({"corpus": corpus, "loss": loss, "largest": target in runs[-3:], **row})
     return rows
 
 
-def hindcast(runs: list[Run], target: Run, gap: float, mode: str, level: float = 0.9) -> dict[str, Any] | None:
-    """One row, or None where fewer than three sizes are small enough."""
+def seen_for(runs: list[Run], target: Run, gap: float, mode: str) -> tuple[list[Run], dict[str, float | None]]:
+    """The runs that a forecast of `target` may see, and what it is told of the target's size."""
     seen = [run for run in runs if run.compute <= target.compute / gap]
-    size: dict[str, float | None] = {"target_params": target.params, "target_tokens": target.tokens}
     if mode == "family":
-        seen = [Run(r.name, r.compute, r.loss) for r in seen if abs(np.log(ratio(r) / ratio(target))) < 0.1]
-        size = {}
+        return [Run(r.name, r.compute, r.loss) for r in seen if abs(np.log(ratio(r) / ratio(target))) < 0.1], {}
+    return seen, {"target_params": target.params, "target_tokens": target.tokens}
+
+
+def hindcast(runs: list[Run], target: Run, gap: float, mode: str) -> dict[str, Any] | None:
+    """One row, or None where fewer than three sizes are small enough."""
+    seen, size = seen_for(runs, target, gap, mode)
     started = time.perf_counter()
     try:
-        forecast = forecast_loss(seen, target.compute, level=level, **size)
+        forecast = forecast_loss(seen, target.compute, **size)
     except UserError:
         return None
     seconds = time.perf_counter() - started
@@ -153,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--losses", nargs="*", default=["own", "openlm", "c4"])
-    parser.add_argument("--smallest-target", type=float, default=5e18)
+    parser.add_argument("--smallest-target", type=float, default=SMALLEST_TARGET)
     parser.add_argument("--out", type=Path, default=Path("forecast_public_runs.json"))
     options = parser.parse_args()
     rows = hindcasts(options.data, options.losses, options.smallest_target)

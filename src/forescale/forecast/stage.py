@@ -45,9 +45,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             exclusions.append({"name": name, "why": "; ".join(result["notes"]) or "the run failed"})
             continue
         results.append(result)
-        identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens", "loss")}
-        with (folder / "capability.jsonl").open() as file:
-            rows += [{**json.loads(line), **identity} for line in file]
+        rows += ability_rows(folder, result)
     if len({result["compute"] for result in results}) < 3:
         raise UserError(
             f"only {len(results)} runs of the ladder below 1/{config.cap:g} of the target ended well, and a law needs three sizes; "
@@ -93,6 +91,13 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         ),
     }
     seal(payload, out_dir / "forecast.json")
+
+
+def ability_rows(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of a run's capability.jsonl with what identifies the run, as `forecast_capability` takes them."""
+    identity = {key: result[key] for key in ("name", "seed", "compute", "params", "tokens", "loss")}
+    with (folder / "capability.jsonl").open() as file:
+        return [{**json.loads(line), **identity} for line in file]
 
 
 def _loss(runs: list[Run], config: ForecastConfig, copying: InContext, believed: Mapping[str, float] | None) -> Any:
