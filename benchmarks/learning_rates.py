@@ -12,25 +12,27 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.pool import run_all
+from forescale.data.shards import Shards
+from forescale.model.multimodal import Model
+from forescale.model.scaling import Family, LearningRates
+from forescale.train.loop import TrainingDiverged, in_bfloat16, should_compile, train
+from forescale.train.validate import repeat_losses, validate
 
 IDENTITY = ("run", "width", "seed", "rates", "family")
 GROUPS = ("muon", "embedding", "head", "vector")
 
 
-def one(job: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    from forescale.data.shards import Shards
-    from forescale.model.scaling import Family, LearningRates
-    from forescale.train.loop import TrainingDiverged, in_bfloat16, should_compile, train
-    from forescale.train.validate import repeat_losses, validate
-
+def one(job: dict[str, Any], measure: Callable[[Model, Shards], dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Trains the job's run and validates it; `measure` adds to the record what else is to be known of the model."""
     torch.set_num_threads(1)
-    run = Path(job["run"])
+    run, cpu = Path(job["run"]), torch.device("cpu")
     shards = Shards(run / "shards", run / "data")
     facts = shards.facts
     family = Family(
@@ -48,9 +50,9 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
                 Path(folder),
                 seed=job["seed"],
                 image_token=facts["image_token"],
-                device=torch.device("cpu"),
-                compiled=should_compile(plan, torch.device("cpu")),
-                bfloat16=in_bfloat16(plan, torch.device("cpu")),
+                device=cpu,
+                compiled=should_compile(plan, cpu),
+                bfloat16=in_bfloat16(plan, cpu),
                 checkpoint_seconds=1e9,
             )
         except TrainingDiverged:
@@ -69,6 +71,7 @@ def one(job: dict[str, Any]) -> dict[str, Any]:
         "loss_by_source": result.loss_by_source,
         "repeat": repeat_losses(model, facts["end_token"], 6),
         "seconds": progress.train_seconds,
+        **(measure(model, shards) if measure else {}),
     }
 
 
@@ -83,8 +86,6 @@ def main() -> None:
     parser.add_argument("--family", default="{}", help="JSON of Family fields to change")
     parser.add_argument("--rates", default="{}", help="JSON of base rates to change")
     options = parser.parse_args()
-    from forescale.model.scaling import LearningRates
-
     base = dataclasses.asdict(dataclasses.replace(LearningRates(), **json.loads(options.rates)))
     jobs = []
     for width in options.widths:

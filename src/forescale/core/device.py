@@ -91,12 +91,12 @@ def has_compiler() -> bool:
 
 @functools.cache
 def has_bfloat16_units() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in units made for it (AMX); without them bfloat16 is slower than float32."""
+    """Whether this CPU has instructions for bfloat16 products (AMX, AVX512-BF16); without them bfloat16 is slower than float32."""
     import torch
 
-    # Private in torch 2.11 to 2.13, and the only way to ask; a torch without it trains in float32.
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(ask and ask())
+    # Private in torch 2.11 to 2.13, and the only way to ask; a torch without them trains in float32.
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(bool(ask and ask()) for ask in asks)
 
 
 def worker_environment(threads: int) -> dict[str, str]:
