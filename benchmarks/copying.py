@@ -1,10 +1,10 @@
-"""When does in-context copying form, and what is it worth? Ladder-sized models with and without the induction circuit at the start.
+"""How much of a model's loss is in-context copying? Ladder-sized models, their loss split by what stood earlier in the row.
 
-    python -m benchmarks.copying --run runs/laptop --widths 16 32 40 56 80 --out copying.jsonl
+    python -m benchmarks.copying --run runs/laptop --widths 16 32 56 80 --out copying.jsonl
 
-Splits the loss on held-out natural text by what stood earlier in the row: `same`: the present token stood there and was followed by
-the token that follows now (an induction head knows it), `other`: it was followed by another, `new`: it did not stand there. A line
-per run; runs that are there are not run again. `--plain`: only models that start without the circuit.
+Held-out natural text. `same`: the present token stood earlier in the row and was followed by the token that follows now (an
+induction head knows it), `other`: it was followed by another, `new`: it did not stand there. A line per run; runs that are there
+are not run again. `--checkpoint`: also a trained model of that run, such as its target.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from benchmarks.learning_rates import IDENTITY, one
 from benchmarks.pool import run_all
+from forescale.checkpoints.files import load_checkpoint
 from forescale.data.shards import Shards
-from forescale.model import multimodal
 from forescale.model.multimodal import Model
 from forescale.model.scaling import LearningRates
 from forescale.train.validate import row_losses
@@ -57,18 +56,14 @@ def copied(model: Model, shards: Shards) -> dict[str, Any]:
     return {"copying": found}
 
 
-def with_or_without(job: dict[str, Any]) -> dict[str, Any]:
-    if job["circuit"]:
-        return one(job, copied)
-    with mock.patch.object(multimodal, "start_with_induction"):
-        return one(job, copied)
+def train_and_split(job: dict[str, Any]) -> dict[str, Any]:
+    return one(job, copied)
 
 
-def tell(record: dict[str, Any]) -> str:
-    same = ", ".join(f"{name} {kinds['same'][1]:.2f}" for name, kinds in record["copying"].items())
-    return (
-        f"width {record['width']}, seed {record['seed']}, {'circuit' if record['circuit'] else 'plain'}: "
-        f"{record['loss']:.4f}; seen pairs: {same}"
+def words(found: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name} " + ", ".join(f"{kind} {loss:.3f} ({share:.0%})" for kind, (share, loss) in kinds.items())
+        for name, kinds in found["copying"].items()
     )
 
 
@@ -76,18 +71,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop")
     parser.add_argument("--out", type=Path, default=Path("copying.jsonl"))
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 40, 56])
+    parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 56])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--checkpoint", type=Path)
     options = parser.parse_args()
     rates = dataclasses.asdict(LearningRates())
     jobs = [
-        {"run": options.run, "width": width, "seed": seed, "rates": rates, "family": {}, "circuit": circuit}
+        {"run": options.run, "width": width, "seed": seed, "rates": rates, "family": {}}
         for width in sorted(options.widths, reverse=True)
         for seed in range(options.seeds)
-        for circuit in ((False,) if options.plain else (False, True))
     ]
-    run_all(with_or_without, jobs, (*IDENTITY, "circuit"), options.out, tell)
+    run_all(
+        train_and_split,
+        jobs,
+        IDENTITY,
+        options.out,
+        lambda r: f"width {r['width']}, seed {r['seed']}: {r['loss']:.4f}; {words(r)}",
+    )
+    if options.checkpoint:
+        run = Path(options.run)
+        model = load_checkpoint(options.checkpoint).model
+        print(f"{options.checkpoint}: {words(copied(model, Shards(run / 'shards', run / 'data')))}")
 
 
 if __name__ == "__main__":

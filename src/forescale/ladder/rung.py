@@ -144,7 +144,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     )
 
 
-STAGE = Stage("rung", run_rung, version=3, volatile=frozenset({"metrics.jsonl", "timing.json"}))
+STAGE = Stage("rung", run_rung, version=2, volatile=frozenset({"metrics.jsonl", "timing.json"}))
 
 
 def _first_step(out_dir: Path) -> tuple[str, int]:
