@@ -4,16 +4,15 @@
 
 Each sweep moves one thing (a group's learning rate, or the batch) by factors around the shipped family's value, on models that
 differ in one other thing (width, tokens per parameter, depth). The optimum is the vertex of the parabola through log loss against
-the logarithm of the factor, of each seed alone; its exponent is the slope of its logarithm against that of what differs. The
-coordinate check of `coordinate_check` is drawn beside them.
-A line per run; runs that are there are not run again.
+the logarithm of the factor, seeds averaged where a factor has several; its exponent is the slope of its logarithm against that of
+what differs. The coordinate check of `coordinate_check` is drawn beside them. A line per run; runs that are there are not run
+again, and count, whatever `--seeds` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from forescale.data.shards import Shards
 from forescale.model.scaling import Family, LearningRates
 from forescale.report import style
 
-FACTORS = (0.5, 1.0, 2.0)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 BASE_WIDTH = 20
 
 
@@ -65,30 +64,40 @@ SWEEPS = (
 )
 
 
-def vertex(losses: list[float]) -> float:
-    """The factor at which the parabola through log loss is lowest, kept within twice the range that was swept; NaN where it has
-    no lowest point, or a run diverged."""
+def vertex(losses: list[float]) -> tuple[float, float]:
+    """The factor at which the parabola through log loss is lowest, kept within the range that was swept, and by how much log loss
+    is lower there than at 1. NaN where it has no lowest point, or a run diverged."""
     if not np.isfinite(losses).all():
-        return math.nan
+        return math.nan, math.nan
     x = np.log2(FACTORS)
     curvature, slope, _ = np.polyfit(x, np.log(losses), 2)
     if curvature <= 0:
-        return math.nan
-    return float(2 ** np.clip(-slope / (2 * curvature), x[0] - 1, x[-1] + 1))
+        return math.nan, math.nan
+    best = float(np.clip(-slope / (2 * curvature), x[0], x[-1]))
+    return 2**best, float(-(curvature * best**2 + slope * best))
 
 
-def evaluate(sweep: Sweep, run: str, seeds: int, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses (value, factor, seed), the optima (value, seed), by how much the mean optimum moves, and its exponent."""
-    known = {json.dumps({key: r[key] for key in IDENTITY}, sort_keys=True): r["loss"] or math.nan for r in done}
-    losses = [
-        [[known[json.dumps(sweep.job(run, v, f, s), sort_keys=True)] for s in range(seeds)] for f in FACTORS]
-        for v in sweep.values
-    ]
-    optima = [[vertex([row[s] for row in rows]) for s in range(seeds)] for rows in losses]
-    means = np.array([np.exp(np.nanmean(np.log(row))) for row in optima])
-    exponent = float(np.polyfit(np.log(sweep.values), np.log(means), 1)[0])
-    moves = float(means.max() / means.min())
-    return {**dataclasses.asdict(sweep), "losses": losses, "optima": optima, "moves": moves, "exponent": exponent}
+def evaluate(sweep: Sweep, run: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Losses (value, factor) over seeds, the optima and what they gain over the shipped value, by how much the optimum moves, and
+    its exponent."""
+
+    def loss(value: float, factor: float) -> float:
+        wanted = {key: v for key, v in sweep.job(run, value, factor, 0).items() if key != "seed"}
+        found = [r["loss"] or math.nan for r in done if {key: r[key] for key in wanted} == wanted]
+        return float(np.exp(np.mean(np.log(found))))
+
+    losses = [[loss(value, factor) for factor in FACTORS] for value in sweep.values]
+    optima, gains = zip(*(vertex(row) for row in losses))
+    exponent = float(np.polyfit(np.log(sweep.values), np.log(optima), 1)[0])
+    moves = max(optima) / min(optima)
+    return {
+        **dataclasses.asdict(sweep),
+        "losses": losses,
+        "optima": optima,
+        "gains": gains,
+        "moves": moves,
+        "exponent": exponent,
+    }
 
 
 def draw(results: list[dict[str, Any]], coordinates: dict[str, Any], path: Path) -> None:
@@ -96,13 +105,13 @@ def draw(results: list[dict[str, Any]], coordinates: dict[str, Any], path: Path)
         figure = Figure(figsize=(1.2 * style.WIDTH, 1.1 * style.WIDTH), layout="constrained")
         panels = figure.subplots(3, 3)
         for axes, result in zip(panels.flat, results):
-            for index, (value, rows, optima) in enumerate(zip(result["values"], result["losses"], result["optima"])):
-                mean = np.log(rows).mean(axis=1)
+            for index, (value, losses, best) in enumerate(zip(result["values"], result["losses"], result["optima"])):
+                logs = np.log(losses)
                 colour = style.cap_colour(index)
                 axes.plot(
-                    FACTORS, 100 * (mean - mean.min()), marker=style.cap_marker(index), color=colour, label=f"{value:g}"
+                    FACTORS, 100 * (logs - logs.min()), marker=style.cap_marker(index), color=colour, label=f"{value:g}"
                 )
-                axes.axvline(float(np.exp(np.nanmean(np.log(optima)))), color=colour, lw=1, ls=":")
+                axes.axvline(best, color=colour, lw=1, ls=":")
             axes.set_xscale("log", base=2)
             axes.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
             axes.set_title(f"{result['moved']} over {result['across']}")
@@ -141,11 +150,11 @@ def main() -> None:
                     if job not in jobs:
                         jobs.append(job)
     done = run_all(one, jobs, IDENTITY, options.out, lambda r: f"width {r['width']}, {r['family']}: {r['loss']}")
-    results = [evaluate(sweep, options.run, options.seeds, done) for sweep in SWEEPS]
+    results = [evaluate(sweep, options.run, done) for sweep in SWEEPS]
     for result in results:
         optima = ", ".join(
-            f"{value:g}: " + "/".join(f"{best:.2f}" for best in seeds)
-            for value, seeds in zip(result["values"], result["optima"])
+            f"{value:g}: {best:.2f} (gains {gain:.2%})"
+            for value, best, gain in zip(result["values"], result["optima"], result["gains"])
         )
         print(
             f"{result['moved']:10} over {result['across']:20} optimum {optima}; moves {result['moves']:.2f}x, "
