@@ -67,6 +67,11 @@ def words(found: dict[str, Any]) -> str:
     )
 
 
+def tell(record: dict[str, Any]) -> str:
+    found = "diverged" if record["loss"] is None else f"{record['loss']:.4f}; {words(record)}"
+    return f"width {record['width']}, seed {record['seed']}: {found}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop")
@@ -86,7 +91,7 @@ def main() -> None:
         jobs,
         IDENTITY,
         options.out,
-        lambda r: f"width {r['width']}, seed {r['seed']}: {r['loss']:.4f}; {words(r)}",
+        tell,
     )
     if options.checkpoint:
         run = Path(options.run)

@@ -89,7 +89,8 @@ def evaluate(sweep: Sweep, run: str, done: list[dict[str, Any]]) -> dict[str, An
     losses = [[loss(value, factor) for factor in FACTORS] for value in sweep.values]
     optima, gains = zip(*(vertex(row) for row in losses))
     exponent = float(np.polyfit(np.log(sweep.values), np.log(optima), 1)[0])
-    moves = max(optima) / min(optima)
+    # Not Python's max and min: where an optimum is not known, how far it moves is not either.
+    moves = float(np.max(optima) / np.min(optima))
     return {
         **dataclasses.asdict(sweep),
         "losses": losses,
