@@ -95,7 +95,7 @@ def _run(recipe: Recipe, out_dir: Path) -> Path:
     describe(plan)
     inputs = {"data": data, "tokenizer": tokenizer, "shards": shards}
     finished, exclusions = train_ladder(recipe, plan, inputs, out_dir / "rungs")
-    forecasts = seal_forecasts(recipe, plan, finished, exclusions, out_dir / "forecasts")
+    forecasts = seal_forecasts(recipe, plan, {"data": data, **finished}, exclusions, out_dir / "forecasts")
     if recipe.until == "forecast":
         say(
             f"stopped before the target, as asked: {out_dir}/forecasts  ({duration(time.monotonic() - started)} in all)"
@@ -236,12 +236,13 @@ def _given_up(forecasts: Path) -> set[str]:
 
 
 def seal_forecasts(
-    recipe: Recipe, plan: Plan, rungs: Mapping[str, Path], exclusions: Sequence[tuple[str, str]], out_dir: Path
+    recipe: Recipe, plan: Plan, finished: Mapping[str, Path], exclusions: Sequence[tuple[str, str]], out_dir: Path
 ) -> list[Path]:
-    """One sealed forecast for each cap, from the nested ladder below it. The first has the largest rungs."""
+    """One sealed forecast for each cap, from the nested ladder below it. The first has the largest rungs. `finished`: `data` and
+    the rungs, by name."""
     folders = []
     for cap in sorted(recipe.ladder.caps):
-        within = {rung.name for rung in plan.rungs if within_cap(rung.plan.flops, plan.target_flops, cap)}
+        within = {"data", *(r.name for r in plan.rungs if within_cap(r.plan.flops, plan.target_flops, cap))}
         config = ForecastConfig(
             cap=cap,
             target_flops=plan.target_flops,
@@ -252,7 +253,7 @@ def seal_forecasts(
             believed=recipe.believed,
         )
         folder = out_dir / f"{cap:g}"
-        inputs = {name: path for name, path in rungs.items() if name in within}
+        inputs = {name: path for name, path in finished.items() if name in within}
         if _is_sealed_otherwise(config, inputs, folder) and (out_dir.parent / "target").is_dir():
             raise UserError(
                 f"{folder} holds a sealed forecast whose target has begun, and these settings would make another one; a sealed "

@@ -14,6 +14,7 @@ from forescale.model.config import ModelConfig
 from forescale.model.multimodal import Model
 from forescale.model.scaling import Family, parameter_group
 from forescale.model.transformer import KVCache, attend
+from forescale.train.validate import repeat_losses
 
 CONFIG = ModelConfig(
     vocab_size=300, width=48, depth=3, heads=4, kv_heads=2, head_dim=32, mlp_width=128, sequence_length=64,
@@ -58,11 +59,25 @@ def test_parameters_are_counted(qk_norm: bool) -> None:
     assert config.params == sum(p.numel() for p in Model(config, IMAGE).parameters())
 
 
-def test_start_is_log_vocabulary_at_every_width() -> None:
-    for width in (8, 64):
-        config = Family(vocab_size=300, sequence_length=64).shape(width)
-        tokens, pixels = inputs()
-        assert Model(config, IMAGE).loss(tokens, tokens, pixels).item() == pytest.approx(math.log(300))
+@pytest.mark.parametrize("width", [8, 64, 144])
+def test_start_is_near_log_vocabulary_at_every_width(width: int) -> None:
+    config = Family(vocab_size=300, sequence_length=64).shape(width)
+    tokens, pixels = inputs()
+    assert Model(config, IMAGE).loss(tokens, tokens.roll(7), pixels).item() == pytest.approx(math.log(300), rel=0.1)
+
+
+@pytest.mark.parametrize("width", [32, 64, 144])
+def test_a_model_copies_before_it_has_learned_anything(width: int) -> None:
+    model = Model(Family(vocab_size=300).shape(width), IMAGE)
+    first, second = repeat_losses(model, end_token=0, first_plain=2)
+    assert second < first - 0.7
+
+
+@pytest.mark.parametrize("change", [{"qk_norm": False}, {"depth": 1}, {"head_dim": 4}])
+def test_what_cannot_hold_the_induction_circuit_starts_without_it(change: dict[str, object]) -> None:
+    config = dataclasses.replace(CONFIG, **change)  # type: ignore[arg-type]
+    tokens, pixels = inputs()
+    assert Model(config, IMAGE).loss(tokens, tokens, pixels).item() == pytest.approx(math.log(300))
 
 
 def test_no_position_sees_the_future_and_pictures_are_seen_by_what_follows() -> None:
@@ -142,6 +157,14 @@ def test_plans_meet_their_budget_and_grow_with_it() -> None:
         last = plan.model.width
     with pytest.raises(UserError, match="below the smallest"):
         family.plan_for(1e6, 0.0)
+
+
+def test_muons_rate_grows_as_the_root_of_the_batch() -> None:
+    family = Family()
+    small, large = (family.plan(64, 0.0, tokens=tokens) for tokens in (1e6, 6.4e7))
+    assert large.batch_tokens / small.batch_tokens == pytest.approx(8, rel=0.05)
+    assert large.peak_rates()["muon"] / small.peak_rates()["muon"] == pytest.approx(math.sqrt(8), rel=0.02)
+    assert family.plan(64, 0.0, tokens=1e5).peak_rates()["muon"] == pytest.approx(family.learning_rates.muon, rel=0.02)
 
 
 def test_widths_grow_and_depth_stays_until_they_are_large() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from benchmarks.coordinate_check import coordinate_sizes
@@ -18,7 +19,7 @@ from forescale.train import loop
 from forescale.train.loop import Hooks, TrainingDiverged, curve_steps, train
 from forescale.train.optim import Optimizer, orthogonalise
 from forescale.train.state import STATE
-from forescale.train.validate import repeat_losses, validate
+from forescale.train.validate import repeat_losses, repeats, validate
 
 CPU = torch.device("cpu")
 
@@ -41,7 +42,7 @@ def shards(prepared: dict[str, Path]) -> Shards:
 def test_loss_falls_on_text_and_pictures(shards: Shards, tmp_path: Path) -> None:
     model, progress = run(shards, small_plan(shards, 60), tmp_path)
     before, after = validate(Model(model.config, 1), shards), validate(model, shards)
-    assert before.loss == pytest.approx(math.log(model.config.vocab_size), rel=1e-4)
+    assert before.loss == pytest.approx(math.log(model.config.vocab_size), rel=0.1)
     assert after.loss_by_modality["text"] < 0.85 * before.loss_by_modality["text"]
     assert after.loss_by_modality["vision"] < 0.5 * before.loss_by_modality["vision"]
     assert progress.step == 60
@@ -177,14 +178,30 @@ def test_a_muon_update_has_the_size_that_the_rule_gives(shards: Shards) -> None:
     model.loss(*(torch.from_numpy(a) for a in (batch.tokens, batch.targets, batch.pixels))).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     optimizer.step(0.5)
-    moved = model.layers[0].mlp.down_proj.weight - before["layers.0.mlp.down_proj.weight"]
-    # The first gradient of a zero-initialised down projection is not zero only if the head is not: it is at the first step.
-    assert (gradients["layers.0.mlp.down_proj.weight"] == 0).all()
-    assert (moved == 0).all()
+    moved = model.layers[1].self_attn.o_proj.weight - before["layers.1.self_attn.o_proj.weight"]
+    assert (gradients["layers.1.self_attn.o_proj.weight"] != 0).any()
+    rows, columns = moved.shape
+    largest = torch.linalg.svdvals(moved)[0].item()
+    assert largest == pytest.approx(0.5 * plan.peak_rates()["muon"] * math.sqrt(max(1, rows / columns)), rel=0.3)
     head = model.lm_head.weight - before["lm_head.weight"]
     # Adam's first step is its rate, whatever the gradient's size.
     assert head.abs().max().item() == pytest.approx(0.5 * plan.peak_rates()["head"], rel=1e-3)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_repeats_are_what_an_induction_head_knows() -> None:
+    tokens = np.array([[5, 6, 5, 6, 7, 5, 8], [1, 2, 3, 4, 5, 6, 7]])
+    targets = np.array([[6, 5, 6, 7, 5, 8, 9], [2, 3, 4, 5, 6, 7, 8]])
+    # 5 6 comes back; 6 is then followed by 7 instead of 5; 5 by 8 instead of 6.
+    assert repeats(tokens, targets).nonzero()[1].tolist() == [2]
+
+
+def test_repeated_tokens_are_a_part_of_each_sources_loss(shards: Shards) -> None:
+    result = validate(Model(small_plan(shards).model, 1), shards)
+    assert result.repeated_by_source.keys() == result.loss_by_source.keys() == result.weights.keys()
+    for source, loss in result.loss_by_source.items():
+        assert 0 <= result.repeated_by_source[source] < 0.7 * loss
+    assert any(result.repeated_by_source.values())
 
 
 def test_curve_has_forty_points_and_ends_at_the_end() -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from forescale.forecast.laws import Array, Cells, FittedLaw, Points
+from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor, fit_power, fit_upper
 
 SEED_NOISE = 0.003
 """Deviation of log loss between seeds where the ladder has one seed a rung."""
@@ -90,6 +90,17 @@ def hindcasts(
     return found
 
 
+def laws_in_compute(cells: Cells) -> tuple[list[FittedLaw], list[Hindcast]]:
+    """The laws in compute alone, and their hindcasts."""
+
+    def on_upper(cells: Cells) -> FittedLaw | None:
+        return fit_upper(cells) if len(cells) >= 5 else None
+
+    fitters: list[Fitter] = [fit_power, on_upper, fit_floor]
+    laws = [law for law in (fitter(cells) for fitter in fitters) if law is not None]
+    return laws, hindcasts(cells, fitters, cuts(cells), lambda limit: cells.take(cells.compute <= limit))
+
+
 def error_per_decade(
     records: Sequence[Hindcast],
     noise: float = 0.0,
@@ -145,6 +156,8 @@ def combined(records: Sequence[Hindcast], laws: Sequence[FittedLaw], weights: Se
     result = []
     for (cut, distance), group in keyed.items():
         total = sum(weight[record.law] for record in group)
+        if not total:
+            continue
         residual = sum(weight[record.law] * record.residual for record in group) / total
         result.append(Hindcast(cut, "combination", distance, residual))
     return result
@@ -191,12 +204,17 @@ def combine(
     seed_deviation: float | None,
     seeds: int,
     believed: Mapping[str, float] | None = None,
+    given: Mapping[str, float] | None = None,
 ) -> Combination:
     """Weighs the laws and sets the interval. `seeds` is the degrees of freedom behind `seed_deviation`; `believed` as in
-    `law_weights`."""
+    `law_weights`. `given`: laws whose weight is not to be measured; the others share what they leave."""
     own = 0.0 if seed_deviation is None else seed_deviation**2 * seeds
     noise = math.sqrt((own + SEED_NOISE_WEIGHT * SEED_NOISE**2) / (seeds + SEED_NOISE_WEIGHT))
-    weights = law_weights(laws, records, believed)
+    given = given or {}
+    weighed = [law for law in laws if law.name not in given]
+    measured = dict(zip((law.name for law in weighed), law_weights(weighed, records, believed)))
+    rest = 1 - sum(given.values())
+    weights = [given[law.name] if law.name in given else rest * measured[law.name] for law in laws]
     together = combined(records, laws, weights)
     cuts = len({record.cut for record in together})
     return Combination(tuple(laws), tuple(weights), largest, noise, error_per_decade(together, noise), cuts)

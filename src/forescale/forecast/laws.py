@@ -16,7 +16,7 @@ non-negative least squares.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -88,19 +88,30 @@ def budgets_between(computes: Array, compute: Array, budget: Array) -> Array:
 
 @dataclass(frozen=True)
 class Cells:
-    """Runs of one size, averaged (in log loss) over seeds; sorted by compute. `count` is runs per cell."""
+    """Runs of one size, averaged (in log loss) over seeds; sorted by compute. `count` is runs per cell. `parts`: what the losses
+    are sums of, and `copying` the mean in-context score, NaN where it is not known."""
 
     compute: Array
     loss: Array
     count: Array
     params: Array
     tokens: Array
+    copying: Array
+    parts: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.compute)
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Cells:
-        return Cells(self.compute[index], self.loss[index], self.count[index], self.params[index], self.tokens[index])
+        return Cells(
+            self.compute[index],
+            self.loss[index],
+            self.count[index],
+            self.params[index],
+            self.tokens[index],
+            self.copying[index],
+            {name: values[index] for name, values in self.parts.items()},
+        )
 
     @property
     def points(self) -> Points:
@@ -126,20 +137,31 @@ def make_cells(runs: Sequence[Run]) -> tuple[Cells, float | None]:
         for index in indices:
             keyed.setdefault((runs[index].params, runs[index].tokens), []).append(runs[index])
         groups.extend(keyed.values())
-    columns: list[tuple[float, float, float, float, float]] = []
+    # A part is used where every run has it.
+    names = sorted(set.intersection(*(set(run.parts) for run in runs))) if runs else []
+    columns: list[tuple[float, ...]] = []
     squares, degrees = 0.0, 0
     for group in groups:
         logs = np.log([run.loss for run in group])
         squares += float(((logs - logs.mean()) ** 2).sum())
         degrees += len(group) - 1
         compute = math.exp(float(np.mean(np.log([run.compute for run in group]))))
-        params, tokens = group[0].params, group[0].tokens
-        columns.append(
-            (compute, math.exp(float(logs.mean())), float(len(group)), _nan(params), _nan(tokens)),
+        first, score = group[0], float(np.mean([_nan(run.copying) for run in group]))
+        parts = (math.exp(float(np.mean(np.log([run.parts[name] for run in group])))) for name in names)
+        known = (
+            compute,
+            math.exp(float(logs.mean())),
+            float(len(group)),
+            _nan(first.params),
+            _nan(first.tokens),
+            score,
         )
+        columns.append((*known, *parts))
     columns.sort()
-    table = np.array(columns, dtype=np.float64)
-    return Cells(*table.T), (math.sqrt(squares / degrees) if degrees else None)
+    table = np.array(columns, dtype=np.float64).T
+    compute, loss, count, params, tokens, score = table[:6]
+    cells = Cells(compute, loss, count, params, tokens, score, dict(zip(names, table[6:])))
+    return cells, (math.sqrt(squares / degrees) if degrees else None)
 
 
 def _nan(value: float | None) -> float:

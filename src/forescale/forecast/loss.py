@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 
 from forescale.core.errors import UserError
-from forescale.forecast.intervals import Combination, Fitter, Hindcast, combine, cuts, hindcasts
+from forescale.forecast.intervals import Combination, Fitter, Hindcast, combine, cuts, hindcasts, laws_in_compute
 from forescale.forecast.laws import (
     Array,
     Cells,
     FittedLaw,
     Points,
     budgets_between,
-    fit_floor,
     fit_nd,
-    fit_power,
-    fit_upper,
     floor_table,
     make_cells,
 )
+from forescale.forecast.parts import BY_PARTS, fit_parts, has_formed
 from forescale.forecast.runs import COMPUTE_LIMIT, Run, check_runs
 
 DEFAULT_LEVEL = 0.9
@@ -38,6 +36,9 @@ ND_MINIMUM_SPREAD = 3.0
 """tokens per parameter must vary by this factor before N and D can be told apart"""
 EXPONENT_STEP = 2.5
 """Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
+PARTS_WEIGHT = 0.5
+"""Of the sum of parts while copying has not formed on the ladder: neither it nor the laws of the whole know then whether copying
+will form. Once it has, the sum alone is the forecast (docs/log.md)."""
 SAME_FAMILY = 1.5
 """runs whose tokens per parameter are within this factor of the target's are of the target's family"""
 
@@ -96,22 +97,30 @@ def fit_loss(
     degrees = len(runs) - len(every)
     warnings: list[str] = []
     target_ratio = None if target_params is None or target_tokens is None else target_tokens / target_params
+    given: dict[str, float] = {}
     if target_ratio is not None and can_fit_nd(every):
         laws, records, cells = _in_params_and_tokens(every, target_ratio, warnings)
     else:
         cells = _family(every, target_ratio, warnings)
         if target_ratio is None or not np.isfinite(cells.params * cells.tokens).all():
             cells = cells.without_sizes()
-        laws, records = _in_compute(cells)
-    combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees, believed)
+        laws, records = laws_in_compute(cells)
+        summed = fit_parts(cells)
+        if summed is not None:
+            laws, given = [*laws, summed], {BY_PARTS: 1.0 if has_formed(cells) else PARTS_WEIGHT}
+            records = records + _hindcasts_by_parts(cells)
+    combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees, believed, given)
     return LossModel(cells, every, combination, seed_deviation, tuple(warnings))
 
 
-def _in_compute(cells: Cells) -> tuple[list[FittedLaw], list[Hindcast]]:
-    """The laws in compute alone, and their hindcasts."""
-    fitters: list[Fitter] = [fit_power, _on_upper, fit_floor]
-    laws = [law for law in (fitter(cells) for fitter in fitters) if law is not None]
-    return laws, hindcasts(cells, fitters, cuts(cells), lambda limit: cells.take(cells.compute <= limit))
+def _hindcasts_by_parts(cells: Cells) -> list[Hindcast]:
+    """What the sum of parts would have said. Where copying has formed, only of cuts below which it had."""
+    formed = has_formed(cells)
+
+    def fit(seen: Cells) -> FittedLaw | None:
+        return fit_parts(seen) if has_formed(seen) or not formed else None
+
+    return hindcasts(cells, [fit], cuts(cells), lambda limit: cells.take(cells.compute <= limit))
 
 
 def _in_params_and_tokens(
@@ -134,10 +143,6 @@ def _in_params_and_tokens(
         )
     limits = [limit for limit in cuts(judged) if can_fit_nd(seen(limit))]
     return laws, hindcasts(judged, fitters, limits, seen), judged
-
-
-def _on_upper(cells: Cells) -> FittedLaw | None:
-    return fit_upper(cells) if len(cells) >= 5 else None
 
 
 def _on_nd(cells: Cells) -> FittedLaw | None:

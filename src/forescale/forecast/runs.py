@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forescale.core.artifacts import atomic_path
@@ -26,7 +26,8 @@ COMPUTE_LIMIT = 1e40
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: `compute` in FLOPs, `loss` in nats per token (or any unit, the same for all runs)."""
+    """A finished run: `compute` in FLOPs, `loss` in nats per token (or any unit, the same for all runs). `parts`: what its loss
+    is the sum of, by name (see `parts.py`), and `copying` its in-context score, where they are known."""
 
     name: str
     compute: float
@@ -34,6 +35,8 @@ class Run:
     params: float | None = None
     tokens: float | None = None
     seed: int | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    copying: float | None = None
 
 
 def check_runs(runs: Sequence[Run]) -> None:

@@ -14,8 +14,10 @@ from forescale.core.errors import UserError
 from forescale.forecast.capability import forecast_capability
 from forescale.forecast.drift import predict_band
 from forescale.forecast.in_context import InContext, judge
+from forescale.forecast.in_context import copying as in_context_score
 from forescale.forecast.laws import Points
 from forescale.forecast.loss import forecast_loss
+from forescale.forecast.parts import split
 from forescale.forecast.runs import Run
 from forescale.forecast.seal import seal
 
@@ -36,15 +38,19 @@ class ForecastConfig:
 
 
 def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
-    """Inputs: the rungs, by name. Runs that diverged are excluded; so decided before any is seen."""
+    """Inputs: `data`, and the rungs by name. Runs that diverged are excluded; so decided before any is seen."""
+    sources = read_json(inputs["data"] / "data.json")["sources"]
+    kinds = {source["name"]: (source["modality"], source["kind"]) for source in sources}
     exclusions = [{"name": name, "why": why} for name, why in config.exclusions]
     results, rows = [], []
     for name, folder in inputs.items():
+        if name == "data":
+            continue
         result = read_json(folder / "result.json")
         if result["status"] != "ok":
             exclusions.append({"name": name, "why": "; ".join(result["notes"]) or "the run failed"})
             continue
-        results.append(result)
+        results.append({**result, "loss_by_part": split(result, kinds)})
         rows += ability_rows(folder, result)
     if len({result["compute"] for result in results}) < 3:
         raise UserError(
@@ -55,12 +61,15 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     copying = judge(results, at)
     ladder_flops = sum(result["compute"] for result in results)
 
-    def of(losses: Mapping[str, float], believed: Mapping[str, float] | None = None) -> dict[str, Any]:
-        runs = [Run(r["name"], r["compute"], losses[r["name"]], r["params"], r["tokens"], r["seed"]) for r in results]
-        return _loss(runs, config, copying, believed)
+    def run(result: Mapping[str, Any], loss: float) -> Run:
+        return Run(result["name"], result["compute"], loss, result["params"], result["tokens"], result["seed"])
+
+    whole = [
+        replace(run(r, r["loss"]), parts=r["loss_by_part"], copying=in_context_score(r["in_context"])) for r in results
+    ]
 
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
-    keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "in_context")
+    keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "loss_by_part", "in_context")
     payload = {
         "kind": "forecast",
         "cap": config.cap,
@@ -70,8 +79,10 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "runs": [{key: result[key] for key in keys} for result in results],
         "exclusions": exclusions,
         "in_context": to_json(copying),
-        "loss": of({r["name"]: r["loss"] for r in results}, dict(config.believed)),
-        "loss_by_modality": {m: of({r["name"]: r["loss_by_modality"][m] for r in results}) for m in modalities},
+        "loss": _loss(whole, config, copying, dict(config.believed)),
+        "loss_by_modality": {
+            m: _loss([run(r, r["loss_by_modality"][m]) for r in results], config, copying) for m in modalities
+        },
         "capability": forecast_capability(
             rows,
             config.target_flops,
@@ -100,7 +111,9 @@ def ability_rows(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]
         return [{**json.loads(line), **identity} for line in file]
 
 
-def _loss(runs: list[Run], config: ForecastConfig, copying: InContext, believed: Mapping[str, float] | None) -> Any:
+def _loss(
+    runs: list[Run], config: ForecastConfig, copying: InContext, believed: Mapping[str, float] | None = None
+) -> Any:
     forecast = forecast_loss(
         runs,
         config.target_flops,
@@ -115,4 +128,4 @@ def _loss(runs: list[Run], config: ForecastConfig, copying: InContext, believed:
     return to_json(forecast)
 
 
-STAGE = Stage("forecast", make_forecast, version=2)
+STAGE = Stage("forecast", make_forecast, version=3)

@@ -144,7 +144,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     )
 
 
-STAGE = Stage("rung", run_rung, version=2, volatile=frozenset({"metrics.jsonl", "timing.json"}))
+STAGE = Stage("rung", run_rung, version=3, volatile=frozenset({"metrics.jsonl", "timing.json"}))
 
 
 def _first_step(out_dir: Path) -> tuple[str, int]:
@@ -219,6 +219,8 @@ def _write_result(
             "bits_per_byte": validation.bits_per_byte,
             "loss_by_source": validation.loss_by_source,
             "loss_by_modality": validation.loss_by_modality,
+            "repeated_by_source": validation.repeated_by_source,
+            "weights": validation.weights,
             "curve": progress.curve,
             "in_context": {
                 "late_minus_early": validation.late_minus_early,

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forescale.model.config import ModelConfig
-from forescale.model.transformer import Block, Cache, KVCache, RMSNorm, rotary_tables
+from forescale.model.induction import start_with_induction
+from forescale.model.transformer import Block, Cache, KVCache, RMSNorm, rotary_frequencies, rotary_tables
 from forescale.model.vision import Projector, VisionTower
 
 IGNORE = -100
@@ -21,9 +22,9 @@ IGNORE = -100
 class Model(nn.Module):
     """Decoder, vision tower and projector.
 
-    Every hidden matrix begins at 1 / sqrt(fan-in), output projections and the head at zero, so that at the first step each
-    block is the identity and the loss is log(vocabulary): the start does not depend on width or depth. `seed` None leaves
-    the weights as they come, for a model whose weights are loaded.
+    Every hidden matrix begins at 1 / sqrt(fan-in), output projections and the head at zero, but for one head in each of the first
+    two blocks (`induction`): at the first step all else is the identity and the loss is near log(vocabulary), whatever
+    the width or depth. `seed` None leaves the weights as they come, for a model whose weights are loaded.
     """
 
     cos_TC: Tensor
@@ -65,6 +66,9 @@ class Model(nn.Module):
                 parameter.normal_(0.0, 0.5, generator=generator)
             else:
                 parameter.normal_(0.0, 1.0 / math.sqrt(parameter.shape[1]), generator=generator)
+        config = self.config
+        frequencies = rotary_frequencies(config.head_dim, config.rope_theta, config.rope_factors)
+        start_with_induction(self.embed_tokens.weight, self.layers, self.lm_head.weight, frequencies, generator)
 
     @property
     def device(self) -> torch.device:

@@ -21,16 +21,17 @@ from forescale.core.errors import UserError
 from forescale.model.config import ModelConfig
 
 BASE_WIDTH = 32
+BASE_TOKENS = 1e5
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rates at the base width. `muon`: hidden matrices. The rest is AdamW's."""
+    """Peak learning rates. `muon`: hidden matrices, for a run of BASE_TOKENS. The rest is AdamW's; `head` is for BASE_WIDTH."""
 
-    muon: float = 0.03
+    muon: float = 0.019
     embedding: float = 0.3
     head: float = 0.08
-    vector: float = 0.03
+    vector: float = 0.0075
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Family:
 
     def batch_rows(self, tokens: float) -> int:
         """Sequences a step for a run of so many tokens: `batch_tokens_base` at 100,000 tokens, growing as the square root."""
-        return max(2, round(self.batch_tokens_base * math.sqrt(tokens / 1e5) / self.sequence_length))
+        return max(2, round(self.batch_tokens_base * math.sqrt(tokens / BASE_TOKENS) / self.sequence_length))
 
     def plan(self, width: int, images_per_token: float, tokens: float | None = None) -> RunPlan:
         """The run of this width, at the family's tokens per active parameter unless `tokens` says otherwise."""
@@ -184,10 +185,11 @@ class RunPlan:
         return self.model.run_flops(self.tokens, round(self.images_per_token * self.tokens))
 
     def peak_rates(self) -> dict[str, float]:
-        """Learning rate of each parameter group at this width: the head's falls as 1 / width, the others stay."""
+        """Learning rate of each parameter group: Muon's grows as the fourth root of the tokens, which is the square root of the
+        batch; the head's falls as 1 / width; the others stay."""
         rates = self.learning_rates
         return {
-            "muon": rates.muon,
+            "muon": rates.muon * (self.tokens / BASE_TOKENS) ** 0.25,
             "embedding": rates.embedding,
             "head": rates.head * BASE_WIDTH / self.model.width,
             "vector": rates.vector,

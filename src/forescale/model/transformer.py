@@ -27,14 +27,18 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.epsilon)
 
 
+def rotary_frequencies(head_dim: int, theta: float, factors: tuple[float, ...] = ()) -> Tensor:
+    """(head_dim / 2,) radians a position, fastest first. `factors`: (head_dim / 2,) divisors, or none."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
+    return frequencies / torch.tensor(factors, device="cpu") if factors else frequencies
+
+
 def rotary_tables(length: int, head_dim: int, theta: float, factors: tuple[float, ...] = ()) -> tuple[Tensor, Tensor]:
     """Cosines and sines of shape (length, head_dim), the two halves alike (Su et al. 2021; half-split layout).
 
-    `factors`: (head_dim / 2,) divisors of the frequencies, or none. Always real numbers, also where weights are not yet.
+    Always real numbers, also where weights are not yet.
     """
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
-    if factors:
-        frequencies = frequencies / torch.tensor(factors, device="cpu")
+    frequencies = rotary_frequencies(head_dim, theta, factors)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device="cpu"), frequencies)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()

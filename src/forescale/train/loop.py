@@ -196,7 +196,7 @@ def train(
                 "tokens": tokens,
                 "compute": tokens * flops_token + progress.images * flops_image,
                 "loss": loss_value if finite else None,
-                "learning_rate": factor * learning_rate_factor * plan.learning_rates.muon,
+                "learning_rate": factor * learning_rate_factor * optimizer.rates["muon"],
                 "gradient_norm": norm_value if finite else None,
                 "seconds": round(progress.train_seconds, 4),
             }

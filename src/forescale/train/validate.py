@@ -27,15 +27,30 @@ def row_losses(model: Model, rows: Rows, first: int, count: int, at_once: int = 
     return np.concatenate(parts)
 
 
+def repeats(tokens_NT: np.ndarray, targets_NT: np.ndarray) -> np.ndarray:
+    """Which targets follow the present token as they did the last time that it stood in the row: what an induction head (Olsson
+    et al. 2022) knows. Shape (N, T), bool."""
+    found = np.zeros(tokens_NT.shape, dtype=bool)
+    for row, (tokens, targets) in enumerate(zip(tokens_NT.tolist(), targets_NT.tolist())):
+        followed_by: dict[int, int] = {}
+        for place, (token, target) in enumerate(zip(tokens, targets)):
+            found[row, place] = followed_by.get(token) == target
+            followed_by[token] = target
+    return found
+
+
 @dataclass(frozen=True)
 class Validation:
     """Losses in nats per token; `loss` is the mean over sources by their weight in the mixture, `late_minus_early`
-    over those that have targets in both quarters of a row (None where none has)."""
+    over those that have targets in both quarters of a row (None where none has). `repeated_by_source`: how much
+    of a source's loss is of targets that repeat a pair of their row."""
 
     loss: float
     bits_per_byte: float
     loss_by_source: dict[str, float]
     loss_by_modality: dict[str, float]
+    repeated_by_source: dict[str, float]
+    weights: dict[str, float]
     late_minus_early: float | None
 
 
@@ -49,12 +64,14 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
     sources: dict[str, Any] = shards.facts["sources"]
     weights = {name: facts["weight"] for name, facts in sources.items()}
     bytes_per_token = {name: facts["bytes_per_token"] for name, facts in sources.items()}
-    losses, contrast = {}, {}
+    losses, contrast, repeated = {}, {}, {}
     was_training = model.training
     model.eval()
     for name, rows in shards.validation.items():
-        table = row_losses(model, rows, 0, min(len(rows), rows_each or len(rows)))
+        count = min(len(rows), rows_each or len(rows))
+        batch, table = rows.batch(0, count), row_losses(model, rows, 0, count)
         losses[name] = float(np.nanmean(table))
+        repeated[name] = float(np.nanmean(np.where(repeats(batch.tokens, batch.targets), table, 0.0 * table)))
         quarter = table.shape[1] // 4
         late, early = table[:, -quarter:], table[:, quarter : 2 * quarter]
         if not (np.isnan(late).all() or np.isnan(early).all()):
@@ -71,6 +88,8 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
         bits_per_byte=loss / weighted({name: bytes_per_token[name] for name in losses}, weights) / math.log(2),
         loss_by_source=losses,
         loss_by_modality=by_modality,
+        repeated_by_source=repeated,
+        weights={name: weights[name] for name in losses},
         late_minus_early=weighted(contrast, weights) if contrast else None,
     )
 

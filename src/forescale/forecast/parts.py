@@ -1,0 +1,100 @@
+"""A law that is a sum: each part of the loss is forecast by its own laws, and the parts are added.
+
+A loss over a mixture is no power law where its parts fall at different rates, and least of all where one of them falls suddenly.
+Four parts are told apart, each as what it adds to the loss:
+
+    new        natural text: tokens that do not repeat a pair of their context
+    repeated   natural text: tokens that follow the one before them as they did the last time in the context. They are what
+               in-context copying (Olsson et al. 2022) is worth: flat before it forms, then steep, then flat again
+    problems   generated text: random numbers and names, which have a floor, and answers that repeat them, which copying lowers
+    pictures   documents with pictures
+
+Where copying has formed (`in_context.py`), the laws of the repeated part and of problems are drawn through those sizes alone that
+copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from forescale.forecast.in_context import FORMED
+from forescale.forecast.intervals import Combination, combine, laws_in_compute
+from forescale.forecast.laws import Array, Cells, FittedLaw, Points
+
+BY_PARTS = "by parts"
+REPEATED = "repeated"
+COPIED = (REPEATED, "problems")
+FEWEST = 3
+"""sizes that copy carry a law of what copying is worth"""
+FEWEST_SIZES = 5
+"""A part is less steady than the whole, and fewer sizes do not tell its bends."""
+
+
+def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+    """What each part adds to a run's loss, in nats; parts that the mixture does not hold are left out.
+
+    `result`: a rung's `loss_by_source`, `repeated_by_source` and `weights`; `kinds`: source -> (modality, kind), as in data.json.
+    """
+    weights = result["weights"]
+    total = sum(weights.values())
+    parts = {"new": 0.0, REPEATED: 0.0, "problems": 0.0, "pictures": 0.0}
+    for name, loss in result["loss_by_source"].items():
+        share, copied = weights[name] / total, result["repeated_by_source"][name]
+        modality, kind = kinds[name]
+        if modality == "vision":
+            parts["pictures"] += share * loss
+        elif kind in ("curriculum", "almanac"):
+            parts["problems"] += share * loss
+        else:
+            parts["new"] += share * (loss - copied)
+            parts[REPEATED] += share * copied
+    return {name: value for name, value in parts.items() if value > 0}
+
+
+def has_formed(cells: Cells) -> bool:
+    """Whether copying has formed on these cells: the largest and two more have an in-context score of FORMED or more."""
+    copies = cells.copying >= FORMED
+    return bool(copies[-1]) and int(copies.sum()) >= FEWEST
+
+
+def combinations(cells: Cells) -> dict[str, Combination]:
+    """The laws of each part."""
+    fitted = {}
+    for name, values in cells.parts.items():
+        part = replace(cells, loss=values, parts={})
+        if name in COPIED and has_formed(cells):
+            part = part.take(cells.copying >= FORMED)
+        laws, records = laws_in_compute(part)
+        fitted[name] = combine(laws, records, float(part.budget.max()), None, 0)
+    return fitted
+
+
+def fit_parts(cells: Cells) -> FittedLaw | None:
+    """The sum of the parts' forecasts; None where the cells have fewer than two parts or FEWEST_SIZES sizes."""
+    if len(cells.parts) < 2 or len(cells) < FEWEST_SIZES:
+        return None
+    fitted = combinations(cells)
+
+    def each(points: Points) -> Array:
+        return np.stack([part.log_predict(points) for part in fitted.values()])
+
+    def predict(points: Points) -> Array:
+        return np.asarray(np.logaddexp.reduce(each(points), axis=0))
+
+    def spread(points: Points) -> Array:
+        # Parts err each for itself: the shares of their own doubts add up in squares.
+        shares = np.exp(each(points) - predict(points))
+        doubts = np.stack(
+            [
+                sum(w * law.log_spread(points) ** 2 for law, w in zip(part.laws, part.weights))
+                for part in fitted.values()
+            ]
+        )
+        return np.sqrt((shares**2 * doubts).sum(axis=0))
+
+    formula = "L = " + " + ".join(fitted)
+    return FittedLaw(BY_PARTS, formula, {}, predict, spread)

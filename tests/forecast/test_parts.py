@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from forescale.forecast.laws import Points, make_cells
+from forescale.forecast.loss import PARTS_WEIGHT, fit_loss, forecast_loss
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, fit_parts, has_formed, split
+from forescale.forecast.runs import Run
+
+TARGET = 1e14
+
+
+def true_parts(compute: float) -> dict[str, float]:
+    """A steady part, one that falls suddenly at 1e12 and then steadily, one with a floor, and a small one."""
+    x = math.log10(compute / 1e12)
+    formed = 1 / (1 + math.exp(-12 * x))
+    return {
+        "new": 2.3 * 10 ** (-0.08 * x),
+        "repeated": (1 - formed) * 0.30 * 10 ** (-0.13 * x) + formed * 0.16 * 10 ** (-0.18 * x),
+        "problems": 0.16 + 0.1 * 10 ** (-0.2 * x),
+        "pictures": 0.12 * 10 ** (-0.15 * x),
+    }
+
+
+def runs(largest: float, sizes: int = 13, noise: float = 0.001) -> list[Run]:
+    generator = np.random.default_rng(0)
+    found = []
+    for compute in np.geomspace(2e10, largest, sizes):
+        parts = {name: value * math.exp(noise * generator.normal()) for name, value in true_parts(compute).items()}
+        score = 0.2 if compute > 2e12 else 0.03
+        found.append(Run(f"{compute:.2e}", float(compute), sum(parts.values()), parts=parts, copying=score))
+    return found
+
+
+def weights(ladder: list[Run]) -> dict[str, float]:
+    combination = fit_loss(ladder).combination
+    return dict(zip((law.name for law in combination.laws), combination.weights))
+
+
+def test_split_adds_up_and_leaves_out_what_is_not_there() -> None:
+    result = {
+        "weights": {"code": 0.6, "sums": 0.2, "facts": 0.2},
+        "loss_by_source": {"code": 3.0, "sums": 1.5, "facts": 1.0},
+        "repeated_by_source": {"code": 0.5, "sums": 0.4, "facts": 0.1},
+    }
+    kinds = {"code": ("text", "pack"), "sums": ("text", "curriculum"), "facts": ("text", "almanac")}
+    parts = split(result, kinds)
+    assert parts == pytest.approx({"new": 1.5, "repeated": 0.3, "problems": 0.5})
+    drawn = split(
+        {**result, "weights": {"code": 6, "sums": 2, "facts": 2}}, {**kinds, "sums": ("vision", "curriculum")}
+    )
+    assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems": 0.2, "pictures": 0.3})
+
+
+def test_once_copying_has_formed_the_sum_forecasts_what_no_law_of_the_whole_does() -> None:
+    ladder = runs(1e13)
+    truth = sum(true_parts(TARGET).values())
+    summed = forecast_loss(ladder, TARGET)
+    whole = forecast_loss([Run(run.name, run.compute, run.loss) for run in ladder], TARGET)
+    assert weights(ladder)[BY_PARTS] == 1
+    assert abs(math.log(summed.predicted / truth)) < 0.01
+    assert abs(math.log(whole.predicted / truth)) > 3 * abs(math.log(summed.predicted / truth))
+    assert summed.interval[0] < truth < summed.interval[1]
+    assert {entry["name"] for entry in summed.ensemble} == {"power", "upper power", "power+floor", BY_PARTS}
+
+
+def test_before_it_has_formed_the_sum_and_the_whole_share_the_forecast() -> None:
+    shares = weights(runs(1e12))
+    assert shares[BY_PARTS] == PARTS_WEIGHT
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_short_ladder_or_one_without_parts_is_forecast_whole() -> None:
+    assert fit_parts(make_cells(runs(1e12, sizes=FEWEST_SIZES - 1))[0]) is None
+    assert BY_PARTS not in weights(runs(1e12, sizes=FEWEST_SIZES - 1))
+    ladder = runs(1e13)
+    assert BY_PARTS not in weights([*ladder[:-1], Run("x", ladder[-1].compute, ladder[-1].loss)])
+
+
+def test_formed_means_the_largest_and_two_more() -> None:
+    cells, _ = make_cells(runs(1e13))
+    assert has_formed(cells)
+    assert not has_formed(cells.take(cells.compute < 3e12))
+    unknown, _ = make_cells([Run(run.name, run.compute, run.loss, parts=run.parts) for run in runs(1e13)])
+    assert not has_formed(unknown)
+
+
+def test_a_seeds_mean_keeps_the_sum_and_the_spread_is_no_larger_than_the_parts() -> None:
+    ladder = [
+        Run(f"{run.name}-{seed}", run.compute, run.loss, seed=seed, parts=run.parts)
+        for run in runs(1e13)
+        for seed in (0, 1)
+    ]
+    cells, _ = make_cells(ladder)
+    assert sum(cells.parts.values()) == pytest.approx(cells.loss)
+    law = fit_parts(cells)
+    assert law is not None
+    assert 0 < law.log_spread(Points.of([TARGET]))[0] < 0.1
