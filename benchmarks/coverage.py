@@ -25,6 +25,7 @@ from forescale.core.artifacts import read_json
 from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
 from forescale.forecast.runs import Run
+from forescale.forecast.stage import as_run, source_kinds
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GAPS = (10, 100, 1000)
@@ -46,12 +47,10 @@ def own(folder: Path) -> list[dict[str, Any]]:
     paths = [*sorted(folder.glob("rungs/*/result.json")), *folder.glob("target/result.json")]
     results = [result for result in map(read_json, paths) if result["status"] == "ok"]
     rows = []
-    for what in ("all", *sorted(results[0]["loss_by_modality"])):
-        kind = "own, all tokens" if what == "all" else f"own, {what} alone"
-        losses = [r["loss"] if what == "all" else r["loss_by_modality"][what] for r in results]
-        runs = [
-            Run(r["name"], r["compute"], loss, r["params"], r["tokens"], r["seed"]) for r, loss in zip(results, losses)
-        ]
+    kinds = source_kinds(folder / "data")
+    for what in (None, *sorted(results[0]["loss_by_modality"])):
+        kind = f"own, {what} alone" if what else "own, all tokens"
+        runs = [as_run(result, None if what else kinds, what) for result in results]
         for target in {run.compute: run for run in runs}.values():
             made = set()
             for gap in GAPS:

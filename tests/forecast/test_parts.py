@@ -67,6 +67,13 @@ def test_once_copying_has_formed_the_sum_forecasts_what_no_law_of_the_whole_does
     assert {entry["name"] for entry in summed.ensemble} == {"power", "upper power", "power+floor", BY_PARTS}
 
 
+def test_below_the_sizes_that_copy_the_curve_goes_through_those_that_do_not() -> None:
+    ladder = runs(1e13)
+    by_compute = {point["compute"]: point["predicted"] for point in forecast_loss(ladder, TARGET).curve}
+    for compute, predicted in by_compute.items():
+        assert abs(math.log(predicted / sum(true_parts(compute).values()))) < 0.06
+
+
 def test_before_it_has_formed_the_sum_and_the_whole_share_the_forecast() -> None:
     shares = weights(runs(1e12))
     assert shares[BY_PARTS] == PARTS_WEIGHT

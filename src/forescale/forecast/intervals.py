@@ -90,15 +90,16 @@ def hindcasts(
     return found
 
 
-def laws_in_compute(cells: Cells) -> tuple[list[FittedLaw], list[Hindcast]]:
-    """The laws in compute alone, and their hindcasts."""
+def _on_upper(cells: Cells) -> FittedLaw | None:
+    return fit_upper(cells) if len(cells) >= 5 else None
 
-    def on_upper(cells: Cells) -> FittedLaw | None:
-        return fit_upper(cells) if len(cells) >= 5 else None
 
-    fitters: list[Fitter] = [fit_power, on_upper, fit_floor]
-    laws = [law for law in (fitter(cells) for fitter in fitters) if law is not None]
-    return laws, hindcasts(cells, fitters, cuts(cells), lambda limit: cells.take(cells.compute <= limit))
+IN_COMPUTE: tuple[Fitter, ...] = (fit_power, _on_upper, fit_floor)
+
+
+def fit_each(fitters: Sequence[Fitter], cells: Cells) -> list[FittedLaw]:
+    """The laws that these cells can carry."""
+    return [law for law in (fitter(cells) for fitter in fitters) if law is not None]
 
 
 def error_per_decade(

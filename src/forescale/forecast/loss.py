@@ -8,14 +8,14 @@ always printed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from forescale.core.errors import UserError
-from forescale.forecast.intervals import Combination, Fitter, Hindcast, combine, cuts, hindcasts, laws_in_compute
+from forescale.forecast.intervals import IN_COMPUTE, Combination, Fitter, Hindcast, combine, cuts, fit_each, hindcasts
 from forescale.forecast.laws import (
     Array,
     Cells,
@@ -104,7 +104,7 @@ def fit_loss(
         cells = _family(every, target_ratio, warnings)
         if target_ratio is None or not np.isfinite(cells.params * cells.tokens).all():
             cells = cells.without_sizes()
-        laws, records = laws_in_compute(cells)
+        laws, records = fit_each(IN_COMPUTE, cells), hindcasts(cells, IN_COMPUTE, cuts(cells), _up_to(cells))
         summed = fit_parts(cells)
         if summed is not None:
             laws, given = [*laws, summed], {BY_PARTS: 1.0 if has_formed(cells) else PARTS_WEIGHT}
@@ -120,7 +120,11 @@ def _hindcasts_by_parts(cells: Cells) -> list[Hindcast]:
     def fit(seen: Cells) -> FittedLaw | None:
         return fit_parts(seen) if has_formed(seen) or not formed else None
 
-    return hindcasts(cells, [fit], cuts(cells), lambda limit: cells.take(cells.compute <= limit))
+    return hindcasts(cells, [fit], cuts(cells), _up_to(cells))
+
+
+def _up_to(cells: Cells) -> Callable[[float], Cells]:
+    return lambda limit: cells.take(cells.compute <= limit)
 
 
 def _in_params_and_tokens(
@@ -131,9 +135,7 @@ def _in_params_and_tokens(
     fitters: list[Fitter] = [_on_nd, _on_nd_tied]
     laws: list[FittedLaw] = [fit_nd(every), fit_nd(every, tied=True)]
 
-    def seen(limit: float) -> Cells:
-        return every.take(every.compute <= limit)
-
+    seen = _up_to(every)
     distance = np.abs(np.log(every.tokens / every.params / ratio))
     near = [every.take(distance <= math.log(factor)) for factor in (SAME_FAMILY, 4.0)]
     judged = next((cells for cells in near if _distinct(cells) >= 4), every)

@@ -6,7 +6,8 @@ Four parts are told apart, each as what it adds to the loss:
     new        natural text: tokens that do not repeat a pair of their context
     repeated   natural text: tokens that follow the one before them as they did the last time in the context. They are what
                in-context copying (Olsson et al. 2022) is worth: flat before it forms, then steep, then flat again
-    problems   generated text: random numbers and names, which have a floor, and answers that repeat them, which copying lowers
+    problems   generated text: random numbers and names, which have a floor (so the law is the one with a floor), and answers that
+               repeat them, which copying lowers
     pictures   documents with pictures
 
 Where copying has formed (`in_context.py`), the laws of the repeated part and of problems are drawn through those sizes alone that
@@ -15,19 +16,20 @@ copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from forescale.forecast.in_context import FORMED
-from forescale.forecast.intervals import Combination, combine, laws_in_compute
-from forescale.forecast.laws import Array, Cells, FittedLaw, Points
+from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
+from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
 BY_PARTS = "by parts"
 REPEATED = "repeated"
-COPIED = (REPEATED, "problems")
+PROBLEMS = "problems"
+COPIED = (REPEATED, PROBLEMS)
 FEWEST = 3
 """sizes that copy carry a law of what copying is worth"""
 FEWEST_SIZES = 5
@@ -41,14 +43,14 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]]) -> di
     """
     weights = result["weights"]
     total = sum(weights.values())
-    parts = {"new": 0.0, REPEATED: 0.0, "problems": 0.0, "pictures": 0.0}
+    parts = {"new": 0.0, REPEATED: 0.0, PROBLEMS: 0.0, "pictures": 0.0}
     for name, loss in result["loss_by_source"].items():
         share, copied = weights[name] / total, result["repeated_by_source"][name]
         modality, kind = kinds[name]
         if modality == "vision":
             parts["pictures"] += share * loss
         elif kind in ("curriculum", "almanac"):
-            parts["problems"] += share * loss
+            parts[PROBLEMS] += share * loss
         else:
             parts["new"] += share * (loss - copied)
             parts[REPEATED] += share * copied
@@ -61,15 +63,42 @@ def has_formed(cells: Cells) -> bool:
     return bool(copies[-1]) and int(copies.sum()) >= FEWEST
 
 
-def combinations(cells: Cells) -> dict[str, Combination]:
-    """The laws of each part."""
+def _mean(cells: Cells, fitters: Sequence[Fitter]) -> FittedLaw:
+    """Laws that weigh the same: weights from hindcasts forecast parts no better (docs/log.md), as is often so (Stock & Watson 2004,
+    "Combination forecasts of output growth")."""
+    laws = fit_each(fitters, cells)
+
+    def predict(points: Points) -> Array:
+        return np.asarray(np.mean([law.log_predict(points) for law in laws], axis=0))
+
+    def spread(points: Points) -> Array:
+        return np.sqrt(np.mean([law.log_spread(points) ** 2 for law in laws], axis=0))
+
+    return FittedLaw("mean", " or ".join(law.formula for law in laws), {}, predict, spread)
+
+
+def _joined(below: FittedLaw, above: FittedLaw, border: float) -> FittedLaw:
+    """One law below a budget and another from there on."""
+
+    def predict(points: Points) -> Array:
+        return np.where(points.budget < border, below.log_predict(points), above.log_predict(points))
+
+    def spread(points: Points) -> Array:
+        return np.where(points.budget < border, below.log_spread(points), above.log_spread(points))
+
+    return FittedLaw("joined", f"{above.formula}, from {border:.3g} on", {}, predict, spread)
+
+
+def laws_by_part(cells: Cells) -> dict[str, FittedLaw]:
+    """The law of each part."""
     fitted = {}
     for name, values in cells.parts.items():
         part = replace(cells, loss=values, parts={})
+        fitters = (fit_floor,) if name == PROBLEMS else IN_COMPUTE
+        fitted[name] = _mean(part, fitters)
         if name in COPIED and has_formed(cells):
-            part = part.take(cells.copying >= FORMED)
-        laws, records = laws_in_compute(part)
-        fitted[name] = combine(laws, records, float(part.budget.max()), None, 0)
+            copies = part.take(cells.copying >= FORMED)
+            fitted[name] = _joined(fitted[name], _mean(copies, fitters), float(copies.budget.min()))
     return fitted
 
 
@@ -77,10 +106,10 @@ def fit_parts(cells: Cells) -> FittedLaw | None:
     """The sum of the parts' forecasts; None where the cells have fewer than two parts or FEWEST_SIZES sizes."""
     if len(cells.parts) < 2 or len(cells) < FEWEST_SIZES:
         return None
-    fitted = combinations(cells)
+    fitted = laws_by_part(cells)
 
     def each(points: Points) -> Array:
-        return np.stack([part.log_predict(points) for part in fitted.values()])
+        return np.stack([law.log_predict(points) for law in fitted.values()])
 
     def predict(points: Points) -> Array:
         return np.asarray(np.logaddexp.reduce(each(points), axis=0))
@@ -88,13 +117,7 @@ def fit_parts(cells: Cells) -> FittedLaw | None:
     def spread(points: Points) -> Array:
         # Parts err each for itself: the shares of their own doubts add up in squares.
         shares = np.exp(each(points) - predict(points))
-        doubts = np.stack(
-            [
-                sum(w * law.log_spread(points) ** 2 for law, w in zip(part.laws, part.weights))
-                for part in fitted.values()
-            ]
-        )
-        return np.sqrt((shares**2 * doubts).sum(axis=0))
+        doubts = np.stack([law.log_spread(points) for law in fitted.values()])
+        return np.sqrt(((shares * doubts) ** 2).sum(axis=0))
 
-    formula = "L = " + " + ".join(fitted)
-    return FittedLaw(BY_PARTS, formula, {}, predict, spread)
+    return FittedLaw(BY_PARTS, "L = " + " + ".join(fitted), {}, predict, spread)

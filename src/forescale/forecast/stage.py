@@ -39,8 +39,7 @@ class ForecastConfig:
 
 def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
     """Inputs: `data`, and the rungs by name. Runs that diverged are excluded; so decided before any is seen."""
-    sources = read_json(inputs["data"] / "data.json")["sources"]
-    kinds = {source["name"]: (source["modality"], source["kind"]) for source in sources}
+    kinds = source_kinds(inputs["data"])
     exclusions = [{"name": name, "why": why} for name, why in config.exclusions]
     results, rows = [], []
     for name, folder in inputs.items():
@@ -61,13 +60,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     copying = judge(results, at)
     ladder_flops = sum(result["compute"] for result in results)
 
-    def run(result: Mapping[str, Any], loss: float) -> Run:
-        return Run(result["name"], result["compute"], loss, result["params"], result["tokens"], result["seed"])
-
-    whole = [
-        replace(run(r, r["loss"]), parts=r["loss_by_part"], copying=in_context_score(r["in_context"])) for r in results
-    ]
-
+    whole = [as_run(result, kinds) for result in results]
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
     keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "loss_by_part", "in_context")
     payload = {
@@ -80,9 +73,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "exclusions": exclusions,
         "in_context": to_json(copying),
         "loss": _loss(whole, config, copying, dict(config.believed)),
-        "loss_by_modality": {
-            m: _loss([run(r, r["loss_by_modality"][m]) for r in results], config, copying) for m in modalities
-        },
+        "loss_by_modality": {m: _loss([as_run(r, modality=m) for r in results], config, copying) for m in modalities},
         "capability": forecast_capability(
             rows,
             config.target_flops,
@@ -102,6 +93,28 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         ),
     }
     seal(payload, out_dir / "forecast.json")
+
+
+def source_kinds(data: Path) -> dict[str, tuple[str, str]]:
+    """Modality and kind of every source of prepared data."""
+    sources = read_json(data / "data.json")["sources"]
+    return {source["name"]: (source["modality"], source["kind"]) for source in sources}
+
+
+def as_run(
+    result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]] | None = None, modality: str | None = None
+) -> Run:
+    """A rung's result.json as the forecaster sees it: all tokens, with the loss's parts if `kinds` are given, or one modality."""
+    return Run(
+        result["name"],
+        result["compute"],
+        result["loss"] if modality is None else result["loss_by_modality"][modality],
+        result["params"],
+        result["tokens"],
+        result["seed"],
+        parts=split(result, kinds) if kinds else {},
+        copying=in_context_score(result["in_context"]),
+    )
 
 
 def ability_rows(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -128,4 +141,4 @@ def _loss(
     return to_json(forecast)
 
 
-STAGE = Stage("forecast", make_forecast, version=3)
+STAGE = Stage("forecast", make_forecast, version=4)
