@@ -50,7 +50,7 @@ def own(folder: Path) -> list[dict[str, Any]]:
     kinds = source_kinds(folder / "data")
     for what in (None, *sorted(results[0]["loss_by_modality"])):
         kind = f"own, {what} alone" if what else "own, all tokens"
-        runs = [as_run(result, None if what else kinds, what) for result in results]
+        runs = [as_run(result, kinds, what) for result in results]
         for target in {run.compute: run for run in runs}.values():
             made = set()
             for gap in GAPS:

@@ -53,6 +53,8 @@ def test_split_adds_up_and_leaves_out_what_is_not_there() -> None:
         {**result, "weights": {"code": 6, "sums": 2, "facts": 2}}, {**kinds, "sums": ("vision", "curriculum")}
     )
     assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems": 0.2, "pictures": 0.3})
+    alone = split(result, {**kinds, "sums": ("vision", "curriculum")}, "text")
+    assert alone == pytest.approx({"new": 1.875, "repeated": 0.375, "problems": 0.25})
 
 
 def test_once_copying_has_formed_the_sum_forecasts_what_no_law_of_the_whole_does() -> None:

@@ -36,16 +36,16 @@ FEWEST_SIZES = 5
 """A part is less steady than the whole, and fewer sizes do not tell its bends."""
 
 
-def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]]) -> dict[str, float]:
-    """What each part adds to a run's loss, in nats; parts that the mixture does not hold are left out.
+def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only: str | None = None) -> dict[str, float]:
+    """What each part adds to a run's loss, or to that of the modality `only`, in nats; parts that it does not hold are left out.
 
     `result`: a rung's `loss_by_source`, `repeated_by_source` and `weights`; `kinds`: source -> (modality, kind), as in data.json.
     """
-    weights = result["weights"]
+    weights = {name: weight for name, weight in result["weights"].items() if only in (None, kinds[name][0])}
     total = sum(weights.values())
     parts = {"new": 0.0, REPEATED: 0.0, PROBLEMS: 0.0, "pictures": 0.0}
-    for name, loss in result["loss_by_source"].items():
-        share, copied = weights[name] / total, result["repeated_by_source"][name]
+    for name, weight in weights.items():
+        loss, copied, share = result["loss_by_source"][name], result["repeated_by_source"][name], weight / total
         modality, kind = kinds[name]
         if modality == "vision":
             parts["pictures"] += share * loss

@@ -73,7 +73,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "exclusions": exclusions,
         "in_context": to_json(copying),
         "loss": _loss(whole, config, copying, dict(config.believed)),
-        "loss_by_modality": {m: _loss([as_run(r, modality=m) for r in results], config, copying) for m in modalities},
+        "loss_by_modality": {m: _loss([as_run(r, kinds, m) for r in results], config, copying) for m in modalities},
         "capability": forecast_capability(
             rows,
             config.target_flops,
@@ -101,10 +101,8 @@ def source_kinds(data: Path) -> dict[str, tuple[str, str]]:
     return {source["name"]: (source["modality"], source["kind"]) for source in sources}
 
 
-def as_run(
-    result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]] | None = None, modality: str | None = None
-) -> Run:
-    """A rung's result.json as the forecaster sees it: all tokens, with the loss's parts if `kinds` are given, or one modality."""
+def as_run(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], modality: str | None = None) -> Run:
+    """A rung's result.json as the forecaster sees it: its loss of all tokens, or of one modality, with its parts."""
     return Run(
         result["name"],
         result["compute"],
@@ -112,7 +110,7 @@ def as_run(
         result["params"],
         result["tokens"],
         result["seed"],
-        parts=split(result, kinds) if kinds else {},
+        parts=split(result, kinds, modality),
         copying=in_context_score(result["in_context"]),
     )
 
