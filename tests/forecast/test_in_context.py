@@ -44,6 +44,19 @@ def test_nothing_expected_is_said_too() -> None:
     assert found.expected < FORMED
 
 
+def test_repeated_pairs_that_begin_to_fall_faster_announce_it_before_a_random_string_does() -> None:
+    steady, bent = ([0.5 * 10 ** (-0.05 * i) for i in range(7)] for _ in range(2))
+    bent[-1] = bent[-2] * 10**-0.12
+    for losses, status in ((steady, "not expected"), (bent, "forms beyond the ladder")):
+        ladder = [
+            {**run(10.0 ** (10 + i / 2), 0.02), "name": f"{i}", "loss_by_part": {"repeated": loss}}
+            for i, loss in enumerate(losses)
+        ]
+        found = judge(ladder, Points.of([1e15]))
+        assert (found.status, found.widening) == (status, 1.0)
+    assert "2.4 times" in found.says
+
+
 def test_too_few_scores_are_unknown() -> None:
     assert verdict(0.5, 0.5, None, None).status == "unknown"
 

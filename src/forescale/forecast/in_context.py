@@ -8,6 +8,11 @@ The rule. `formed` where two sizes or more, the largest among them, have a score
 straight line through the upper half of the sizes (three at least), score against the logarithm of the budget, is drawn to the
 target: `not expected` where it stays below FORMED, `forms beyond the ladder` where it does not, and then the interval is
 WIDENING times as wide and a warning says so.
+
+A random string shows late that copying forms; the part of the text that repeats pairs of its context (`parts.py`) shows it early.
+Where that part falls, from the size below to the largest, STEEPENING times as fast as over the sizes below, copying is forming:
+the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is half a sum of
+parts, half the whole, and how far they are apart is in the interval.
 """
 
 from __future__ import annotations
@@ -19,11 +24,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from forescale.forecast.laws import Points, upper_half
+from forescale.forecast.laws import Points, make_cells, upper_half
+from forescale.forecast.runs import Run
 
 FORMED = 0.1
 WIDENING = 1.5
 MINIMUM_SIZES = 3
+STEEPENING = 1.6
+"""Between 1.1 to 1.3 (ladders of which no size copies) and 2.2 to 3.3 (those of which some begin to): docs/log.md."""
+STEP = 2.5
+"""The size below is smaller by this factor or more."""
 
 Status = Literal["formed", "not expected", "forms beyond the ladder", "unknown"]
 
@@ -45,8 +55,26 @@ def copying(record: Mapping[str, Any]) -> float | None:
     return 1 - second / first if first and second is not None else None
 
 
+def steepening(runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where that is unknown."""
+    known = [run for run in runs if "repeated" in run.get("loss_by_part", {})]
+    if not known:
+        return None
+    cells, _ = make_cells(
+        [Run(r["name"], r["compute"], r["loss_by_part"]["repeated"], r["params"], r["tokens"]) for r in known]
+    )
+    x, y = np.log(cells.budget), np.log(cells.loss)
+    below = np.flatnonzero(x <= x[-1] - math.log(STEP))
+    if len(below) < MINIMUM_SIZES:
+        return None
+    top = (y[-1] - y[below[-1]]) / (x[-1] - x[below[-1]])
+    slope = float(np.polyfit(x[below], y[below], 1)[0])
+    return float(top / slope) if slope < 0 else None
+
+
 def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
-    """`runs`: {compute, params, tokens, in_context} each; `at`: the target with its params and tokens."""
+    """`runs`: {compute, params, tokens, in_context} each, and {name, loss_by_part} where the parts are known; `at`: the target with
+    its params and tokens."""
     found: dict[float, list[float]] = {}
     places: dict[float, float] = {}
     for run in runs:
@@ -66,6 +94,13 @@ def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
     if values[-1] >= FORMED and int((values >= FORMED).sum()) >= 2:
         return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
+    steeper = steepening(runs)
+    if steeper is not None and steeper >= STEEPENING:
+        says = (
+            f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain {steeper:.1f} "
+            "times as fast as on smaller rungs), and the target will copy: no law through these rungs knows what that is worth."
+        )
+        return InContext("forms beyond the ladder", scores, expected, 1.0, says)
     if max(expected, float(values[-1])) < FORMED:
         says = f"in-context copying has not formed on the ladder ({largest}) and is not expected of the target ({expected:.0%})."
         return InContext("not expected", scores, expected, 1.0, says)

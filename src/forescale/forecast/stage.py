@@ -134,7 +134,7 @@ def _loss(
         widening=copying.widening,
         believed=believed,
     )
-    if copying.widening > 1:
+    if copying.status == "forms beyond the ladder":
         forecast = replace(forecast, warnings=(copying.says, *forecast.warnings))
     return to_json(forecast)
 
