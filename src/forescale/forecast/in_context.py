@@ -97,8 +97,8 @@ def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
     steeper = steepening(runs)
     if steeper is not None and steeper >= STEEPENING:
         says = (
-            f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain {steeper:.1f} "
-            "times as fast as on smaller rungs), and the target will copy: no law through these rungs knows what that is worth."
+            f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain "
+            f"{steeper:.1f} times as fast as below), and the target will copy: no law through these rungs knows what that is worth."
         )
         return InContext("forms beyond the ladder", scores, expected, 1.0, says)
     if max(expected, float(values[-1])) < FORMED:
