@@ -2,14 +2,15 @@
 
 Sources. Width and learning rates: Yang et al. 2022 (muP, table 8) for the vectors, embedding and head under Adam; for hidden
 matrices Muon's orthogonal update scaled by sqrt(max(1, rows / columns)) (Jordan 2024; Bernstein & Newhouse 2024), whose best
-rate does not move with width. Tokens: a constant number per active parameter (Hoffmann et al. 2022, approach 2). Batch:
-proportional to the square root of the tokens, near the exponents of DeepSeek LLM (0.33 in compute) and of Bergsma et al. 2025
-(0.4 in tokens). Schedule: linear warm-up, then linear decay to zero (Bergsma et al. 2025, "Straight to zero").
+rate grows with the square root of the batch and does not move with width. Tokens: a constant number per active parameter
+(Hoffmann et al. 2022, approach 2). Batch: proportional to the square root of the tokens, near the exponents of DeepSeek LLM
+(0.33 in compute) and of Bergsma et al. 2025 (0.4 in tokens). Schedule: linear warm-up, then linear decay to zero (Bergsma et al.
+2025, "Straight to zero").
 The measured evidence for each number is in docs/log.md; docs/model.md explains the rules.
 
 Measured exponents of the best value over the rule's (`python -m benchmarks.transfer`, docs/model.md), in width at fixed tokens per
-parameter: Muon +0.55, embedding -0.31, vectors +0.27, batch +0.11, head too flat to tell; in tokens per parameter: Muon
-+0.45, batch +0.26; in depth: Muon -0.26.
+parameter: Muon -0.23, head 0.00, batch +0.40, embedding and vectors too flat to tell; in tokens per parameter: Muon +0.01,
+batch +0.44; in depth: Muon -0.43.
 """
 
 from __future__ import annotations
