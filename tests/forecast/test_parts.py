@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from forescale.forecast.laws import Points, make_cells
-from forescale.forecast.loss import PARTS_WEIGHT, fit_loss, forecast_loss
-from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, fit_parts, has_formed, split
+from forescale.forecast.loss import fit_loss, forecast_loss
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, FORMING, fit_parts, has_formed, split, weight_of_parts
 from forescale.forecast.runs import Run
 
 TARGET = 1e14
@@ -76,14 +76,15 @@ def test_below_the_sizes_that_copy_the_curve_goes_through_those_that_do_not() ->
         assert abs(math.log(predicted / sum(true_parts(compute).values()))) < 0.06
 
 
-def test_before_it_has_formed_the_sum_and_the_whole_share_the_forecast() -> None:
+def test_while_it_forms_the_sum_and_the_whole_share_the_forecast_and_before_the_whole_has_it() -> None:
     shares = weights(runs(1e12))
-    assert shares[BY_PARTS] == PARTS_WEIGHT
+    assert shares[BY_PARTS] == FORMING
     assert sum(shares.values()) == pytest.approx(1)
+    assert BY_PARTS not in weights(runs(3e11))
 
 
 def test_a_short_ladder_or_one_without_parts_is_forecast_whole() -> None:
-    assert fit_parts(make_cells(runs(1e12, sizes=FEWEST_SIZES - 1))[0]) is None
+    assert weight_of_parts(make_cells(runs(1e13, sizes=FEWEST_SIZES - 1))[0]) == 0
     assert BY_PARTS not in weights(runs(1e12, sizes=FEWEST_SIZES - 1))
     ladder = runs(1e13)
     assert BY_PARTS not in weights([*ladder[:-1], Run("x", ladder[-1].compute, ladder[-1].loss)])
@@ -105,6 +106,4 @@ def test_a_seeds_mean_keeps_the_sum_and_the_spread_is_no_larger_than_the_parts()
     ]
     cells, _ = make_cells(ladder)
     assert sum(cells.parts.values()) == pytest.approx(cells.loss)
-    law = fit_parts(cells)
-    assert law is not None
-    assert 0 < law.log_spread(Points.of([TARGET]))[0] < 0.1
+    assert 0 < fit_parts(cells).log_spread(Points.of([TARGET]))[0] < 0.1

@@ -11,7 +11,7 @@ WIDENING times as wide and a warning says so.
 
 A random string shows late that copying forms; the part of the text that repeats pairs of its context (`parts.py`) shows it early.
 Where that part falls, from the size below to the largest, STEEPENING times as fast as over the sizes below, copying is forming:
-the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is half a sum of
+the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is then half a sum of
 parts, half the whole, and how far they are apart is in the interval.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from forescale.forecast.laws import Points, make_cells, upper_half
+from forescale.forecast.laws import Cells, Points, make_cells, upper_half
 from forescale.forecast.runs import Run
 
 FORMED = 0.1
@@ -55,15 +55,10 @@ def copying(record: Mapping[str, Any]) -> float | None:
     return 1 - second / first if first and second is not None else None
 
 
-def steepening(runs: Sequence[Mapping[str, Any]]) -> float | None:
-    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where that is unknown."""
-    known = [run for run in runs if "repeated" in run.get("loss_by_part", {})]
-    if not known:
-        return None
-    cells, _ = make_cells(
-        [Run(r["name"], r["compute"], r["loss_by_part"]["repeated"], r["params"], r["tokens"]) for r in known]
-    )
-    x, y = np.log(cells.budget), np.log(cells.loss)
+def steepening(repeated: Cells) -> float | None:
+    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where too few sizes tell.
+    `repeated`: cells whose loss is that part alone."""
+    x, y = np.log(repeated.budget), np.log(repeated.loss)
     below = np.flatnonzero(x <= x[-1] - math.log(STEP))
     if len(below) < MINIMUM_SIZES:
         return None
@@ -94,7 +89,14 @@ def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
     if values[-1] >= FORMED and int((values >= FORMED).sum()) >= 2:
         return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
-    steeper = steepening(runs)
+    parts = [run.get("loss_by_part", {}).get("repeated") for run in runs]
+    steeper = None
+    if None not in parts:
+        steeper = steepening(
+            make_cells([Run(r["name"], r["compute"], loss, r["params"], r["tokens"]) for r, loss in zip(runs, parts)])[
+                0
+            ]
+        )
     if steeper is not None and steeper >= STEEPENING:
         says = (
             f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain "

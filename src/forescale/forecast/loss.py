@@ -26,7 +26,7 @@ from forescale.forecast.laws import (
     floor_table,
     make_cells,
 )
-from forescale.forecast.parts import BY_PARTS, fit_parts, has_formed
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, fit_parts, has_formed, weight_of_parts
 from forescale.forecast.runs import COMPUTE_LIMIT, Run, check_runs
 
 DEFAULT_LEVEL = 0.9
@@ -36,9 +36,6 @@ ND_MINIMUM_SPREAD = 3.0
 """tokens per parameter must vary by this factor before N and D can be told apart"""
 EXPONENT_STEP = 2.5
 """Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
-PARTS_WEIGHT = 0.5
-"""Of the sum of parts while copying has not formed on the ladder: neither it nor the laws of the whole know then whether copying
-will form. Once it has, the sum alone is the forecast (docs/log.md)."""
 SAME_FAMILY = 1.5
 """runs whose tokens per parameter are within this factor of the target's are of the target's family"""
 
@@ -105,9 +102,9 @@ def fit_loss(
         if target_ratio is None or not np.isfinite(cells.params * cells.tokens).all():
             cells = cells.without_sizes()
         laws, records = fit_each(IN_COMPUTE, cells), hindcasts(cells, IN_COMPUTE, cuts(cells), _up_to(cells))
-        summed = fit_parts(cells)
-        if summed is not None:
-            laws, given = [*laws, summed], {BY_PARTS: 1.0 if has_formed(cells) else PARTS_WEIGHT}
+        share = weight_of_parts(cells)
+        if share:
+            laws, given = [*laws, fit_parts(cells)], {BY_PARTS: share}
             records = records + _hindcasts_by_parts(cells)
     combination = combine(laws, records, float(cells.budget.max()), seed_deviation, degrees, believed, given)
     return LossModel(cells, every, combination, seed_deviation, tuple(warnings))
@@ -118,7 +115,7 @@ def _hindcasts_by_parts(cells: Cells) -> list[Hindcast]:
     formed = has_formed(cells)
 
     def fit(seen: Cells) -> FittedLaw | None:
-        return fit_parts(seen) if has_formed(seen) or not formed else None
+        return fit_parts(seen) if has_formed(seen) or (not formed and len(seen) >= FEWEST_SIZES) else None
 
     return hindcasts(cells, [fit], cuts(cells), _up_to(cells))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from forescale.forecast.in_context import FORMED
+from forescale.forecast.in_context import FORMED, STEEPENING, steepening
 from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
 from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
@@ -34,6 +34,8 @@ FEWEST = 3
 """sizes that copy carry a law of what copying is worth"""
 FEWEST_SIZES = 5
 """A part is less steady than the whole, and fewer sizes do not tell its bends."""
+FORMING = 0.5
+"""The weight of the sum while copying forms: no law knows then what it will be worth."""
 
 
 def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only: str | None = None) -> dict[str, float]:
@@ -61,6 +63,17 @@ def has_formed(cells: Cells) -> bool:
     """Whether copying has formed on these cells: the largest and two more have an in-context score of FORMED or more."""
     copies = cells.copying >= FORMED
     return bool(copies[-1]) and int(copies.sum()) >= FEWEST
+
+
+def weight_of_parts(cells: Cells) -> float:
+    """The share of the sum in the forecast: all where copying has formed, FORMING where it is forming, none before: then the
+    repeated part gives no sign of what will become of it, and the sum is too high (docs/log.md)."""
+    if len(cells.parts) < 2 or len(cells) < FEWEST_SIZES:
+        return 0.0
+    if has_formed(cells):
+        return 1.0
+    steeper = steepening(replace(cells, loss=cells.parts[REPEATED], parts={})) if REPEATED in cells.parts else None
+    return FORMING if steeper is not None and steeper >= STEEPENING else 0.0
 
 
 def _mean(cells: Cells, fitters: Sequence[Fitter]) -> FittedLaw:
@@ -102,10 +115,8 @@ def laws_by_part(cells: Cells) -> dict[str, FittedLaw]:
     return fitted
 
 
-def fit_parts(cells: Cells) -> FittedLaw | None:
-    """The sum of the parts' forecasts; None where the cells have fewer than two parts or FEWEST_SIZES sizes."""
-    if len(cells.parts) < 2 or len(cells) < FEWEST_SIZES:
-        return None
+def fit_parts(cells: Cells) -> FittedLaw:
+    """The sum of the parts' forecasts."""
     fitted = laws_by_part(cells)
 
     def each(points: Points) -> Array:
