@@ -66,6 +66,7 @@ def test_once_copying_has_formed_the_sum_forecasts_what_no_law_of_the_whole_does
     assert abs(math.log(summed.predicted / truth)) < 0.01
     assert abs(math.log(whole.predicted / truth)) > 3 * abs(math.log(summed.predicted / truth))
     assert summed.interval[0] < truth < summed.interval[1]
+    assert not [warning for warning in summed.warnings if warning.startswith("the floor")]
     assert {entry["name"] for entry in summed.ensemble} == {"power", "upper power", "power+floor", BY_PARTS}
 
 

@@ -370,6 +370,10 @@ def _warnings(
             f"the local exponent is not steady (from {exponents[0]:.3f} to {exponents[-1]:.3f} along the ladder, "
             f"{min(exponents):.3f} to {max(exponents):.3f} in all): a kink or a floor, and no single power law holds."
         )
+    weights = {law.name: weight for law, weight in zip(model.combination.laws, model.combination.weights)}
+    if weights.get(BY_PARTS) == 1:
+        # What a floor of the whole would give is no part of this forecast.
+        return found
     best = min(row["fit_error"] for row in floors)
     plausible = [row["predicted"] for row in floors if row["fit_error"] <= max(1.5 * best, 0.004)]
     if plausible and (min(plausible) < interval[0] or max(plausible) > interval[1]):
