@@ -1,22 +1,24 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from forescale.forecast.in_context import FORMED, WIDENING, judge
-from forescale.forecast.laws import Points
+from forescale.forecast.in_context import FORMED, WIDENING, InContext, copying, judge
+from forescale.forecast.laws import Points, make_cells
 from forescale.forecast.loss import forecast_loss
 from forescale.forecast.runs import Run
 
 
-def run(compute: float, score: float | None) -> dict[str, Any]:
+def run(compute: float, score: float | None, **parts: float) -> Run:
     record = {} if score is None else {"repeat_first_half": 7.0, "repeat_second_half": 7.0 * (1 - score)}
-    return {"compute": compute, "params": None, "tokens": None, "in_context": record}
+    return Run(f"{compute:g}", compute, 3.0, parts=parts, copying=copying(record))
 
 
-def verdict(*scores: float | None, target: float = 1e14) -> Any:
-    return judge([run(10.0 ** (10 + i / 2), score) for i, score in enumerate(scores)], Points.of([target]))
+def judged(ladder: list[Run], target: float) -> InContext:
+    return judge(make_cells(ladder)[0], Points.of([target]))
+
+
+def verdict(*scores: float | None, target: float = 1e14) -> InContext:
+    return judged([run(10.0 ** (10 + i / 2), score) for i, score in enumerate(scores)], target)
 
 
 def test_rungs_that_copy_are_said_to() -> None:
@@ -48,11 +50,8 @@ def test_repeated_pairs_that_begin_to_fall_faster_announce_it_before_a_random_st
     steady, bent = ([0.5 * 10 ** (-0.05 * i) for i in range(7)] for _ in range(2))
     bent[-1] = bent[-2] * 10**-0.12
     for losses, status in ((steady, "not expected"), (bent, "forms beyond the ladder")):
-        ladder = [
-            {**run(10.0 ** (10 + i / 2), 0.02), "name": f"{i}", "loss_by_part": {"repeated": loss}}
-            for i, loss in enumerate(losses)
-        ]
-        found = judge(ladder, Points.of([1e15]))
+        ladder = [run(10.0 ** (10 + i / 2), 0.02, repeated=loss) for i, loss in enumerate(losses)]
+        found = judged(ladder, 1e15)
         assert (found.status, found.widening) == (status, 1.0)
     assert "2.4 times" in found.says
 

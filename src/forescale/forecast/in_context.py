@@ -10,30 +10,29 @@ target: `not expected` where it stays below FORMED, `forms beyond the ladder` wh
 WIDENING times as wide and a warning says so.
 
 A random string shows late that copying forms; the part of the text that repeats pairs of its context (`parts.py`) shows it early.
-Where that part falls, from the size below to the largest, STEEPENING times as fast as over the sizes below, copying is forming:
-the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is then half a sum of
-parts, half the whole, and how far they are apart is in the interval.
+Where that part falls, from the size below (EXPONENT_STEP) to the largest, STEEPENING times as fast as over the sizes below,
+copying is forming: the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is
+then half a sum of parts, half the whole, and how far they are apart is in the interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from forescale.forecast.laws import Cells, Points, make_cells, upper_half
-from forescale.forecast.runs import Run
+from forescale.forecast.laws import EXPONENT_STEP, Cells, Points, upper_half
 
 FORMED = 0.1
 WIDENING = 1.5
 MINIMUM_SIZES = 3
 STEEPENING = 1.6
 """Between 1.1 to 1.3 (ladders of which no size copies) and 2.2 to 3.3 (those of which some begin to): docs/log.md."""
-STEP = 2.5
-"""The size below is smaller by this factor or more."""
+REPEATED = "repeated"
+"""The part of the loss that copying is worth."""
 
 Status = Literal["formed", "not expected", "forms beyond the ladder", "unknown"]
 
@@ -55,11 +54,13 @@ def copying(record: Mapping[str, Any]) -> float | None:
     return 1 - second / first if first and second is not None else None
 
 
-def steepening(repeated: Cells) -> float | None:
-    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where too few sizes tell.
-    `repeated`: cells whose loss is that part alone."""
-    x, y = np.log(repeated.budget), np.log(repeated.loss)
-    below = np.flatnonzero(x <= x[-1] - math.log(STEP))
+def steepening(cells: Cells) -> float | None:
+    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where that part is not
+    known or too few sizes tell."""
+    if REPEATED not in cells.parts:
+        return None
+    x, y = np.log(cells.budget), np.log(cells.parts[REPEATED])
+    below = np.flatnonzero(x <= x[-1] - math.log(EXPONENT_STEP))
     if len(below) < MINIMUM_SIZES:
         return None
     top = (y[-1] - y[below[-1]]) / (x[-1] - x[below[-1]])
@@ -67,36 +68,21 @@ def steepening(repeated: Cells) -> float | None:
     return float(top / slope) if slope < 0 else None
 
 
-def judge(runs: Sequence[Mapping[str, Any]], at: Points) -> InContext:
-    """`runs`: {compute, params, tokens, in_context} each, and {name, loss_by_part} where the parts are known; `at`: the target with
-    its params and tokens."""
-    found: dict[float, list[float]] = {}
-    places: dict[float, float] = {}
-    for run in runs:
-        score = copying(run["in_context"])
-        if score is not None:
-            found.setdefault(run["compute"], []).append(score)
-            places[run["compute"]] = float(Points.of([run["compute"]], run["params"], run["tokens"]).budget[0])
-    sizes = sorted(found)
-    scores = tuple({"compute": c, "score": float(np.mean(found[c]))} for c in sizes)
-    if len(sizes) < MINIMUM_SIZES:
+def judge(cells: Cells, at: Points) -> InContext:
+    """`cells`: the ladder with its in-context scores, and its parts where they are known; `at`: the target."""
+    scored = cells.take(np.isfinite(cells.copying))
+    values = scored.copying
+    scores = tuple({"compute": float(c), "score": float(v)} for c, v in zip(scored.compute, values))
+    if len(scores) < MINIMUM_SIZES:
         return InContext("unknown", scores, None, 1.0, "fewer than three sizes have an in-context score.")
-    values = np.array([entry["score"] for entry in scores])
-    x = np.log([places[c] for c in sizes])
-    upper = upper_half(len(sizes))
+    x = np.log(scored.budget)
+    upper = upper_half(len(scores))
     slope, level = np.polyfit(x[-upper:] - x[-1], values[-upper:], 1)
     expected = float(np.clip(level + slope * (math.log(float(at.budget[0])) - x[-1]), -1.0, 1.0))
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
     if values[-1] >= FORMED and int((values >= FORMED).sum()) >= 2:
         return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
-    parts = [run.get("loss_by_part", {}).get("repeated") for run in runs]
-    steeper = None
-    if None not in parts:
-        steeper = steepening(
-            make_cells([Run(r["name"], r["compute"], loss, r["params"], r["tokens"]) for r, loss in zip(runs, parts)])[
-                0
-            ]
-        )
+    steeper = steepening(cells)
     if steeper is not None and steeper >= STEEPENING:
         says = (
             f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain "

@@ -43,6 +43,8 @@ NOISE_PRIOR = 0.003
 NOISE_PRIOR_WEIGHT = 2.0
 """... with the weight of so many cells."""
 FLOOR_GRID = 120
+EXPONENT_STEP = 2.5
+"""Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def make_cells(runs: Sequence[Run]) -> tuple[Cells, float | None]:
             keyed.setdefault((runs[index].params, runs[index].tokens), []).append(runs[index])
         groups.extend(keyed.values())
     # A part is used where every run has it.
-    names = sorted(set.intersection(*(set(run.parts) for run in runs))) if runs else []
+    names = sorted(set.intersection(*(set(run.parts) for run in runs)))
     columns: list[tuple[float, ...]] = []
     squares, degrees = 0.0, 0
     for group in groups:

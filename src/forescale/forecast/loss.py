@@ -17,6 +17,7 @@ import numpy as np
 from forescale.core.errors import UserError
 from forescale.forecast.intervals import IN_COMPUTE, Combination, Fitter, Hindcast, combine, cuts, fit_each, hindcasts
 from forescale.forecast.laws import (
+    EXPONENT_STEP,
     Array,
     Cells,
     FittedLaw,
@@ -34,8 +35,6 @@ FLOOR_FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ND_MINIMUM_CELLS = 8
 ND_MINIMUM_SPREAD = 3.0
 """tokens per parameter must vary by this factor before N and D can be told apart"""
-EXPONENT_STEP = 2.5
-"""Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
 SAME_FAMILY = 1.5
 """runs whose tokens per parameter are within this factor of the target's are of the target's family"""
 

@@ -22,12 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from forescale.forecast.in_context import FORMED, STEEPENING, steepening
+from forescale.forecast.in_context import FORMED, REPEATED, STEEPENING, steepening
 from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
 from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
 BY_PARTS = "by parts"
-REPEATED = "repeated"
 PROBLEMS = "problems"
 COPIED = (REPEATED, PROBLEMS)
 FEWEST = 3
@@ -72,7 +71,7 @@ def weight_of_parts(cells: Cells) -> float:
         return 0.0
     if has_formed(cells):
         return 1.0
-    steeper = steepening(replace(cells, loss=cells.parts[REPEATED], parts={})) if REPEATED in cells.parts else None
+    steeper = steepening(cells)
     return FORMING if steeper is not None and steeper >= STEEPENING else 0.0
 
 

@@ -15,7 +15,7 @@ from forescale.forecast.capability import forecast_capability
 from forescale.forecast.drift import predict_band
 from forescale.forecast.in_context import InContext, judge
 from forescale.forecast.in_context import copying as in_context_score
-from forescale.forecast.laws import Points
+from forescale.forecast.laws import Points, make_cells
 from forescale.forecast.loss import forecast_loss
 from forescale.forecast.parts import split
 from forescale.forecast.runs import Run
@@ -57,10 +57,10 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             "look at their result.json, then run again or raise the target's compute."
         )
     at = Points.of([config.target_flops], config.target_params, config.target_tokens)
-    copying = judge(results, at)
+    whole = [as_run(result, kinds) for result in results]
+    copying = judge(make_cells(whole)[0], at)
     ladder_flops = sum(result["compute"] for result in results)
 
-    whole = [as_run(result, kinds) for result in results]
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
     keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "loss_by_part", "in_context")
     payload = {
