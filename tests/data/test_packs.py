@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import gzip
 import hashlib
@@ -18,9 +19,10 @@ import pytest
 from forescale.core.documents import Image
 from forescale.core.errors import UserError
 from forescale.data import fetch as fetching
+from forescale.data import readers
 from forescale.data.fetch import Archive, PackageFile, PackUnavailable, cache_dir, fetch
 from forescale.data.packs import PACKS, fetch_packs, find_pack, list_packs
-from forescale.data.readers import ReadOptions, read_docstrings, read_stdlib
+from forescale.data.readers import ReadOptions, read_docstrings, read_libraries, read_stdlib
 
 
 @pytest.fixture
@@ -152,6 +154,47 @@ def test_docstrings_begin_with_a_signature() -> None:
     path = "networkx.algorithms.shortest_paths.generic.shortest_path"
     assert by_id[path].startswith(f"{path}(G, source=None, ")
     assert "\n\nCompute shortest paths in the graph." in by_id[path]
+
+
+def test_libraries_are_source_without_docstrings() -> None:
+    options = ReadOptions(packages=("networkx", "not-installed"))
+    documents = {d.id: d.text for d in read_libraries({}, options)}
+    if not documents:
+        pytest.skip("networkx is not installed")
+    text = documents["networkx/algorithms/shortest_paths/generic.py"]
+    assert "def shortest_path(G, source=None" in text
+    assert "Compute shortest paths in the graph." not in text
+    assert not [name for name in documents if "/tests/" in name]
+    for document in documents.values():
+        ast.parse(document)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('"""Module."""\n\nx = 1\n', "x = 1\n"),
+        ('def f():\n    """One."""\n    return "é"\n', 'def f():\n    return "é"\n'),
+        ('class A:\n    """\n    Only.\n    """\n', "class A:\n    ...\n"),
+        ('def f(): "one line"\n', 'def f(): "one line"\n'),
+        ('def f():\n    "é"; return 1\n', 'def f():\n    "é"; return 1\n'),
+        (
+            'x = """kept"""\nadd_docstr(f, """\nA long documented function of much use to everybody,'
+            + " x" * 40
+            + '""")\n',
+            'x = """kept"""\n...\n',
+        ),
+    ],
+)
+def test_docstrings_are_cut_and_nothing_else(
+    tmp_path: Path, source: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "code.py").write_text(source)
+    (tmp_path / "made" / "table.py").write_text("TABLE = [" + "0.12345678, " * 50 + "]\n")
+    (tmp_path / "made" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(readers, "installed_versions", lambda packages: dict.fromkeys(packages, "1"))
+    assert [d.text for d in read_libraries({}, ReadOptions(packages=("made",)))] == [expected]
 
 
 def archive(members: dict[str, bytes]) -> Archive:

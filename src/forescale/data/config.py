@@ -36,7 +36,7 @@ class SourceConfig:
     languages: tuple[str, ...] = ("en",)
     """Of the encyclopedia: en, fr, es."""
     packages: tuple[str, ...] = DOCSTRING_PACKAGES
-    """Whose docstrings are read, where installed."""
+    """Whose source or docstrings are read, where installed (libraries, docstrings)."""
     skip_bad_images: bool = False
     """Leave out rows whose picture is unreadable (counted in data.json) instead of stopping (jsonl, parquet)."""
     license: str = ""

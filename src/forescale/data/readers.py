@@ -39,7 +39,7 @@ LANGUAGES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """`image_size` in pixels, `languages` of the encyclopedia, installed `packages` whose docstrings are read."""
+    """`image_size` in pixels, `languages` of the encyclopedia, installed `packages` whose source or docstrings are read."""
 
     image_size: int = 48
     languages: tuple[str, ...] = ("en",)
@@ -107,32 +107,42 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 def read_docstrings(archives: Mapping[str, Archive], options: ReadOptions) -> Iterator[Document]:
     """A document a function, class or module that has a docstring: its signature, an empty line, and the docstring."""
-    roots = {}
-    for package in installed_versions(options.packages):
-        spec = find_spec(package)
-        for location in (spec.submodule_search_locations or ()) if spec else ():
-            roots[package] = Path(location)
-    files = {}
-    for package, root in roots.items():
-        for path in root.rglob("*.py"):
-            name = f"{package}/{path.relative_to(root).as_posix()}"
-            if NOT_CODE.isdisjoint(name.split("/")) and not path.name.startswith("test_"):
-                files[name] = path
-    for name in shuffled(files):
-        source = _read_source(files[name])
-        if source and ('"""' in source or "'''" in source):
+    for name, source in _installed_sources(options.packages):
+        if '"""' in source or "'''" in source:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             yield from _docstrings(module, source)
 
 
-def _docstrings(module: str, source: str) -> Iterator[Document]:
+def _installed_sources(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of every Python file of the installed packages, tests left out, in a fixed shuffled order."""
+    files = {}
+    for package in installed_versions(packages):
+        spec = find_spec(package)
+        for root in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
+            for path in root.rglob("*.py"):
+                name = f"{package}/{path.relative_to(root).as_posix()}"
+                if NOT_CODE.isdisjoint(name.split("/")) and not path.name.startswith("test_"):
+                    files[name] = path
+    for name in shuffled(files):
+        source = _read_source(files[name])
+        if source is not None:
+            yield name, source
+
+
+def _parse(source: str) -> ast.Module | None:
+    """The syntax tree; None where this interpreter cannot read it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            tree = ast.parse(source)
+            return ast.parse(source)
         except (SyntaxError, ValueError, RecursionError):
-            return
-    yield from _walk(tree, module, module)
+            return None
+
+
+def _docstrings(module: str, source: str) -> Iterator[Document]:
+    tree = _parse(source)
+    if tree is not None:
+        yield from _walk(tree, module, module)
 
 
 def _walk(node: ast.AST, path: str, heading: str) -> Iterator[Document]:
@@ -160,6 +170,56 @@ def _call_docstring(call: ast.Call, path: str) -> Iterator[Document]:
         names = [a.value if isinstance(a, ast.Constant) else ast.unparse(a) for a in call.args[:-1]]
         target = ".".join(str(name) for name in names)
         yield text_document(f"{path}:{target}", f"{target}\n\n{cleandoc(last.value)}\n")
+
+
+# Libraries ----------------------------------------------------------------------------------------
+
+NOT_WRITTEN = {"testing", "generated", "serialized_patterns", "_antlr"}
+# Above this share of digits among its characters a file is a table of numbers.
+TABLE_DIGITS = 0.08
+
+
+def read_libraries(archives: Mapping[str, Archive], options: ReadOptions) -> Iterator[Document]:
+    """A document a file of the installed packages' Python source, docstrings cut out (the pack of that name has them).
+
+    Tests, generated code and tables of numbers are left out.
+    """
+    for name, source in _installed_sources(options.packages):
+        if not NOT_WRITTEN.isdisjoint(name.split("/")):
+            continue
+        if sum(map(source.count, "0123456789")) > TABLE_DIGITS * len(source):
+            continue
+        tree = _parse(source)
+        text = _without_docstrings(source, tree) if tree is not None else ""
+        if text.strip():
+            yield text_document(name, text)
+
+
+def _without_docstrings(source: str, tree: ast.Module) -> str:
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                # A body must have a statement.
+                _cut(lines, first, "..." if len(node.body) == 1 and not isinstance(node, ast.Module) else "")
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and any(_call_docstring(node.value, "")):
+            _cut(lines, node, "...")
+    return "".join(lines).lstrip("\n")
+
+
+def _cut(lines: list[str], node: ast.stmt, instead: str) -> None:
+    """Replaces the node's lines, unless they hold something else too."""
+    start, end = node.lineno - 1, node.end_lineno or node.lineno
+    encoded = lines[start].encode()
+    before, after = encoded[: node.col_offset], lines[end - 1].encode()[node.end_col_offset or 0 :].strip()
+    if before.strip() or (after and not after.startswith(b"#")):
+        return
+    lines[start:end] = [before.decode() + instead + "\n" if instead else "", *[""] * (end - start - 1)]
 
 
 # Prose --------------------------------------------------------------------------------------------

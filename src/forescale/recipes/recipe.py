@@ -64,9 +64,10 @@ class Recipe:
 # Shares of the mixture in tokens. Natural text carries the loss; the curriculum carries the capabilities. No text is read twice in
 # a run of 1e14 FLOPs: a target that reads again what its rungs read once does worse on new text than they promise (docs/log.md).
 TEXT_PACKS = {"stdlib": 0.24, "docstrings": 0.205, "encyclopedia": 0.13, "prose": 0.095}
-# A target of 1e15 FLOPs reads more text than most packs hold; so each is repeated three times at most.
-TEXT_PACKS_LONG = {"stdlib": 0.20, "docstrings": 0.27, "encyclopedia": 0.12, "prose": 0.08}
 PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
+# So a run of 1e15, which reads three times as much, reads more of what there is more of; its prose it reads 1.7 times.
+TEXT_PACKS_LONG = {"libraries": 0.335, "stdlib": 0.11, "docstrings": 0.155, "encyclopedia": 0.065, "prose": 0.04}
+PICTURE_PACKS_LONG = {"emoji": 0.01, "digits": 0.005}
 CURRICULUM = 0.25
 ALMANAC = 0.03
 # Exams of packs that runs of 1e14 FLOPs and more are given beside our own.
@@ -74,12 +75,16 @@ PACKS = ("mmlu", "openbookqa", "commonsenseqa", "piqa", "boolq", "asdiv", "schoo
 
 
 def mixture(
-    characters: int, problems: int, emoji: int = 0, text: Mapping[str, float] = TEXT_PACKS
+    characters: int,
+    problems: int,
+    emoji: int = 0,
+    text: Mapping[str, float] = TEXT_PACKS,
+    pictures: Mapping[str, float] = PICTURE_PACKS,
 ) -> tuple[SourceConfig, ...]:
     """The sources of every shipped recipe: at most `characters` of each text pack and `emoji` pictures (0: all of them),
     `problems` of each curriculum family (half as many where they are drawn, for those are longer) and documents of the almanac."""
     packs = [SourceConfig(name, weight=weight, max_characters=characters) for name, weight in text.items()]
-    packs += [SourceConfig(name, weight=weight, max_documents=emoji) for name, weight in PICTURE_PACKS.items()]
+    packs += [SourceConfig(name, weight=weight, max_documents=emoji) for name, weight in pictures.items()]
     share = CURRICULUM / len(FAMILIES)
     packs.append(SourceConfig("almanac", "almanac", weight=ALMANAC, count=problems))
     counts = {family: problems if modality(family) == "text" else problems // 2 for family in FAMILIES}
@@ -125,7 +130,7 @@ def overnight() -> Recipe:
         laptop(),
         name="overnight",
         target=TargetConfig(compute=1e15),
-        data=DataConfig(sources=mixture(characters=30_000_000, problems=40_000, text=TEXT_PACKS_LONG)),
+        data=DataConfig(sources=mixture(40_000_000, 60_000, text=TEXT_PACKS_LONG, pictures=PICTURE_PACKS_LONG)),
         ladder=LadderConfig(caps=(100.0, 1000.0), spacing=1.6, rungs=15),
     )
 
