@@ -22,13 +22,14 @@ def verdict(*scores: float | None, target: float = 1e14) -> InContext:
 
 
 def test_rungs_that_copy_are_said_to() -> None:
-    found = verdict(0.0, 0.0, 0.2, 0.6)
+    found = verdict(0.0, 0.2, 0.4, 0.6)
     assert (found.status, found.widening) == ("formed", 1.0)
     assert found.scores[-1]["score"] == pytest.approx(0.6)
 
 
-def test_one_size_alone_has_not_formed_it() -> None:
-    assert verdict(0.0, 0.0, 0.0, 0.2).status == "forms beyond the ladder"
+@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0, 0.2), (0.0, 0.0, 0.2, 0.6)])
+def test_two_sizes_have_not_formed_it(scores: tuple[float, ...]) -> None:
+    assert verdict(*scores).status == "forms beyond the ladder"
 
 
 def test_a_target_that_will_copy_is_announced_and_widens() -> None:

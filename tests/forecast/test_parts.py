@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from forescale.forecast.in_context import has_formed
 from forescale.forecast.laws import Points, make_cells
 from forescale.forecast.loss import fit_loss, forecast_loss
-from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, FORMING, fit_parts, has_formed, split, weight_of_parts
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, FORMING, fit_parts, split, weight_of_parts
 from forescale.forecast.runs import Run
 
 TARGET = 1e14

@@ -4,7 +4,7 @@ Score of a run: the share of surprise at a random string that its second copy in
 same losses). 0: nothing is copied; 1: all of it. Copying forms suddenly after some number of steps and then lowers the loss on
 text, so that a law through rungs without it is too high for a target with it.
 
-The rule. `formed` where two sizes or more, the largest among them, have a score of FORMED or more: the law has seen it. Otherwise a
+The rule. `formed` where three sizes, the largest among them, have a score of FORMED or more: the law has seen it. Otherwise a
 straight line through the upper half of the sizes (three at least), score against the logarithm of the budget, is drawn to the
 target: `not expected` where it stays below FORMED, `forms beyond the ladder` where it does not, and then the interval is
 WIDENING times as wide and a warning says so.
@@ -68,6 +68,12 @@ def steepening(cells: Cells) -> float | None:
     return float(top / slope) if slope < 0 else None
 
 
+def has_formed(cells: Cells) -> bool:
+    """Whether copying has formed on these cells: the largest and two more have a score of FORMED or more."""
+    copies = cells.copying >= FORMED
+    return bool(copies[-1]) and int(copies.sum()) >= MINIMUM_SIZES
+
+
 def judge(cells: Cells, at: Points) -> InContext:
     """`cells`: the ladder with its in-context scores, and its parts where they are known; `at`: the target."""
     scored = cells.take(np.isfinite(cells.copying))
@@ -80,7 +86,7 @@ def judge(cells: Cells, at: Points) -> InContext:
     slope, level = np.polyfit(x[-upper:] - x[-1], values[-upper:], 1)
     expected = float(np.clip(level + slope * (math.log(float(at.budget[0])) - x[-1]), -1.0, 1.0))
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
-    if values[-1] >= FORMED and int((values >= FORMED).sum()) >= 2:
+    if has_formed(scored):
         return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
     steeper = steepening(cells)
     if steeper is not None and steeper >= STEEPENING:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from forescale.core.errors import UserError
+from forescale.forecast.in_context import has_formed
 from forescale.forecast.intervals import IN_COMPUTE, Combination, Fitter, Hindcast, combine, cuts, fit_each, hindcasts
 from forescale.forecast.laws import (
     EXPONENT_STEP,
@@ -27,7 +28,7 @@ from forescale.forecast.laws import (
     floor_table,
     make_cells,
 )
-from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, fit_parts, has_formed, weight_of_parts
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, fit_parts, weight_of_parts
 from forescale.forecast.runs import COMPUTE_LIMIT, Run, check_runs
 
 DEFAULT_LEVEL = 0.9

@@ -22,15 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from forescale.forecast.in_context import FORMED, REPEATED, STEEPENING, steepening
+from forescale.forecast.in_context import FORMED, REPEATED, STEEPENING, has_formed, steepening
 from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
 from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
 BY_PARTS = "by parts"
 PROBLEMS = "problems"
 COPIED = (REPEATED, PROBLEMS)
-FEWEST = 3
-"""sizes that copy carry a law of what copying is worth"""
 FEWEST_SIZES = 5
 """A part is less steady than the whole, and fewer sizes do not tell its bends."""
 FORMING = 0.5
@@ -56,12 +54,6 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only:
             parts["new"] += share * (loss - copied)
             parts[REPEATED] += share * copied
     return {name: value for name, value in parts.items() if value > 0}
-
-
-def has_formed(cells: Cells) -> bool:
-    """Whether copying has formed on these cells: the largest and two more have an in-context score of FORMED or more."""
-    copies = cells.copying >= FORMED
-    return bool(copies[-1]) and int(copies.sum()) >= FEWEST
 
 
 def weight_of_parts(cells: Cells) -> float:

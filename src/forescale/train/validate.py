@@ -16,15 +16,18 @@ from forescale.train.loop import autocast, to_tensors
 
 
 @torch.inference_mode()
-def row_losses(model: Model, rows: Rows, first: int, count: int, at_once: int = 16) -> np.ndarray:
-    """Loss in nats of every target of rows `first` to `first + count`: (count, length), NaN where there is no target."""
-    parts = []
+def row_losses(model: Model, rows: Rows, first: int, count: int, at_once: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Loss in nats of every target of rows `first` to `first + count`, NaN where there is no target, and which targets repeat a
+    pair of their row: two tables (count, length)."""
+    losses, repeated = [], []
     for start in range(first, first + count, at_once):
-        tokens, targets, pixels = to_tensors(rows.batch(start, min(at_once, first + count - start)), model.device)
+        batch = rows.batch(start, min(at_once, first + count - start))
+        tokens, targets, pixels = to_tensors(batch, model.device)
         with autocast(model.device):
-            losses = model.loss(tokens, targets, pixels, reduction="none").float()
-        parts.append(losses.masked_fill(targets == IGNORE, math.nan).cpu().numpy())
-    return np.concatenate(parts)
+            loss = model.loss(tokens, targets, pixels, reduction="none").float()
+        losses.append(loss.masked_fill(targets == IGNORE, math.nan).cpu().numpy())
+        repeated.append(repeats(batch.tokens, batch.targets))
+    return np.concatenate(losses), np.concatenate(repeated)
 
 
 def repeats(tokens_NT: np.ndarray, targets_NT: np.ndarray) -> np.ndarray:
@@ -69,9 +72,9 @@ def validate(model: Model, shards: Shards, rows_each: int | None = None) -> Vali
     model.eval()
     for name, rows in shards.validation.items():
         count = min(len(rows), rows_each or len(rows))
-        batch, table = rows.batch(0, count), row_losses(model, rows, 0, count)
+        table, again = row_losses(model, rows, 0, count)
         losses[name] = float(np.nanmean(table))
-        repeated[name] = float(np.nanmean(np.where(repeats(batch.tokens, batch.targets), table, 0.0 * table)))
+        repeated[name] = float(np.nanmean(np.where(again, table, 0.0 * table)))
         quarter = table.shape[1] // 4
         late, early = table[:, -quarter:], table[:, quarter : 2 * quarter]
         if not (np.isnan(late).all() or np.isnan(early).all()):
