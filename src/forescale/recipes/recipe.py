@@ -131,7 +131,7 @@ def overnight() -> Recipe:
         name="overnight",
         target=TargetConfig(compute=1e15),
         data=DataConfig(sources=mixture(40_000_000, 60_000, text=TEXT_PACKS_LONG, pictures=PICTURE_PACKS_LONG)),
-        ladder=LadderConfig(caps=(100.0, 1000.0), spacing=1.6, rungs=15),
+        ladder=LadderConfig(caps=(100.0, 1000.0), spacing=1.45, rungs=17),
     )
 
 
