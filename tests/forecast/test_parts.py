@@ -21,7 +21,8 @@ def true_parts(compute: float) -> dict[str, float]:
     return {
         "new": 2.3 * 10 ** (-0.08 * x),
         "repeated": (1 - formed) * 0.30 * 10 ** (-0.13 * x) + formed * 0.16 * 10 ** (-0.18 * x),
-        "problems": 0.16 + 0.1 * 10 ** (-0.2 * x),
+        "problems: sums": 0.13 + 0.05 * 10 ** (-0.3 * x),
+        "problems: facts": 0.03 + 0.05 * 10 ** (-0.15 * x),
         "pictures": 0.12 * 10 ** (-0.15 * x),
     }
 
@@ -49,13 +50,13 @@ def test_split_adds_up_and_leaves_out_what_is_not_there() -> None:
     }
     kinds = {"code": ("text", "pack"), "sums": ("text", "curriculum"), "facts": ("text", "almanac")}
     parts = split(result, kinds)
-    assert parts == pytest.approx({"new": 1.5, "repeated": 0.3, "problems": 0.5})
+    assert parts == pytest.approx({"new": 1.5, "repeated": 0.3, "problems: sums": 0.3, "problems: facts": 0.2})
     drawn = split(
         {**result, "weights": {"code": 6, "sums": 2, "facts": 2}}, {**kinds, "sums": ("vision", "curriculum")}
     )
-    assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems": 0.2, "pictures": 0.3})
+    assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems: facts": 0.2, "pictures": 0.3})
     alone = split(result, {**kinds, "sums": ("vision", "curriculum")}, "text")
-    assert alone == pytest.approx({"new": 1.875, "repeated": 0.375, "problems": 0.25})
+    assert alone == pytest.approx({"new": 1.875, "repeated": 0.375, "problems: facts": 0.25})
 
 
 def test_once_copying_has_formed_the_sum_forecasts_what_no_law_of_the_whole_does() -> None:
@@ -107,5 +108,6 @@ def test_a_seeds_mean_keeps_the_sum_and_the_spread_is_no_larger_than_the_parts()
         for seed in (0, 1)
     ]
     cells, _ = make_cells(ladder)
+    assert fit_parts(cells).formula == "L = new + pictures + problems + repeated"
     assert sum(cells.parts.values()) == pytest.approx(cells.loss)
     assert 0 < fit_parts(cells).log_spread(Points.of([TARGET]))[0] < 0.1

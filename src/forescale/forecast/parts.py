@@ -1,13 +1,13 @@
 """A law that is a sum: each part of the loss is forecast by its own laws, and the parts are added.
 
 A loss over a mixture is no power law where its parts fall at different rates, and least of all where one of them falls suddenly.
-Four parts are told apart, each as what it adds to the loss:
+These parts are told apart, each as what it adds to the loss:
 
     new        natural text: tokens that do not repeat a pair of their context
     repeated   natural text: tokens that follow the one before them as they did the last time in the context. They are what
                in-context copying (Olsson et al. 2022) is worth: flat before it forms, then steep, then flat again
-    problems   generated text: random numbers and names, which have a floor (so the law is the one with a floor), and answers that
-               repeat them, which copying lowers
+    problems   generated text, each source for itself: random numbers and names, which have a floor (so the law is the one with a
+               floor, and every source has its own), and answers that repeat them, which copying lowers
     pictures   documents with pictures
 
 Where copying has formed (`in_context.py`), the laws of the repeated part and of problems are drawn through those sizes alone that
@@ -27,8 +27,7 @@ from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
 from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
 BY_PARTS = "by parts"
-PROBLEMS = "problems"
-COPIED = (REPEATED, PROBLEMS)
+PROBLEMS = "problems: "
 FEWEST_SIZES = 5
 """A part is less steady than the whole, and fewer sizes do not tell its bends."""
 FORMING = 0.5
@@ -42,14 +41,14 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only:
     """
     weights = {name: weight for name, weight in result["weights"].items() if only in (None, kinds[name][0])}
     total = sum(weights.values())
-    parts = {"new": 0.0, REPEATED: 0.0, PROBLEMS: 0.0, "pictures": 0.0}
+    parts = dict.fromkeys(("new", REPEATED, "pictures"), 0.0)
     for name, weight in weights.items():
         loss, copied, share = result["loss_by_source"][name], result["repeated_by_source"][name], weight / total
         modality, kind = kinds[name]
         if modality == "vision":
             parts["pictures"] += share * loss
         elif kind in ("curriculum", "almanac"):
-            parts[PROBLEMS] += share * loss
+            parts[PROBLEMS + name] = share * loss
         else:
             parts["new"] += share * (loss - copied)
             parts[REPEATED] += share * copied
@@ -98,9 +97,10 @@ def laws_by_part(cells: Cells) -> dict[str, FittedLaw]:
     fitted = {}
     for name, values in cells.parts.items():
         part = replace(cells, loss=values, parts={})
-        fitters = (fit_floor,) if name == PROBLEMS else IN_COMPUTE
+        problems = name.startswith(PROBLEMS)
+        fitters = (fit_floor,) if problems else IN_COMPUTE
         fitted[name] = _mean(part, fitters)
-        if name in COPIED and has_formed(cells):
+        if (problems or name == REPEATED) and has_formed(cells):
             copies = part.take(cells.copying >= FORMED)
             fitted[name] = _joined(fitted[name], _mean(copies, fitters), float(copies.budget.min()))
     return fitted
@@ -122,4 +122,5 @@ def fit_parts(cells: Cells) -> FittedLaw:
         doubts = np.stack([law.log_spread(points) for law in fitted.values()])
         return np.sqrt(((shares * doubts) ** 2).sum(axis=0))
 
-    return FittedLaw(BY_PARTS, "L = " + " + ".join(fitted), {}, predict, spread)
+    kinds = dict.fromkeys(name.partition(":")[0] for name in fitted)
+    return FittedLaw(BY_PARTS, "L = " + " + ".join(kinds), {}, predict, spread)

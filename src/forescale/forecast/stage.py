@@ -139,4 +139,4 @@ def _loss(
     return to_json(forecast)
 
 
-STAGE = Stage("forecast", make_forecast, version=4)
+STAGE = Stage("forecast", make_forecast, version=5)
