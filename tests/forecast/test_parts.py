@@ -51,10 +51,8 @@ def test_split_adds_up_and_leaves_out_what_is_not_there() -> None:
     kinds = {"code": ("text", "pack"), "sums": ("text", "curriculum"), "facts": ("text", "almanac")}
     parts = split(result, kinds)
     assert parts == pytest.approx({"new": 1.5, "repeated": 0.3, "problems: sums": 0.3, "problems: facts": 0.2})
-    drawn = split(
-        {**result, "weights": {"code": 6, "sums": 2, "facts": 2}}, {**kinds, "sums": ("vision", "curriculum")}
-    )
-    assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems: facts": 0.2, "pictures": 0.3})
+    drawn = split(result, {**kinds, "sums": ("vision", "curriculum"), "facts": ("vision", "pack")})
+    assert drawn == pytest.approx({"new": 1.5, "repeated": 0.3, "problems: sums": 0.3, "pictures": 0.2})
     alone = split(result, {**kinds, "sums": ("vision", "curriculum")}, "text")
     assert alone == pytest.approx({"new": 1.875, "repeated": 0.375, "problems: facts": 0.25})
 

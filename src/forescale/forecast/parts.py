@@ -6,9 +6,9 @@ These parts are told apart, each as what it adds to the loss:
     new        natural text: tokens that do not repeat a pair of their context
     repeated   natural text: tokens that follow the one before them as they did the last time in the context. They are what
                in-context copying (Olsson et al. 2022) is worth: flat before it forms, then steep, then flat again
-    problems   generated text, each source for itself: random numbers and names, which have a floor (so the law is the one with a
-               floor, and every source has its own), and answers that repeat them, which copying lowers
-    pictures   documents with pictures
+    problems   generated documents, written or drawn, each source for itself: random numbers and names, which have a floor (so the
+               law is the one with a floor, and every source has its own), and answers that repeat them, which copying lowers
+    pictures   other documents with pictures
 
 Where copying has formed (`in_context.py`), the laws of the repeated part and of problems are drawn through those sizes alone that
 copy.
@@ -45,10 +45,10 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only:
     for name, weight in weights.items():
         loss, copied, share = result["loss_by_source"][name], result["repeated_by_source"][name], weight / total
         modality, kind = kinds[name]
-        if modality == "vision":
-            parts["pictures"] += share * loss
-        elif kind in ("curriculum", "almanac"):
+        if kind in ("curriculum", "almanac"):
             parts[PROBLEMS + name] = share * loss
+        elif modality == "vision":
+            parts["pictures"] += share * loss
         else:
             parts["new"] += share * (loss - copied)
             parts[REPEATED] += share * copied
