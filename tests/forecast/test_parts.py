@@ -91,6 +91,22 @@ def test_a_short_ladder_or_one_without_parts_is_forecast_whole() -> None:
     assert BY_PARTS not in weights([*ladder[:-1], Run("x", ladder[-1].compute, ladder[-1].loss)])
 
 
+def test_a_loss_of_which_copying_is_no_part_is_summed_at_once() -> None:
+    drawn = ("problems: sums", "problems: facts", "pictures")
+    ladder = [
+        Run(
+            run.name,
+            run.compute,
+            sum(run.parts[name] for name in drawn),
+            parts={name: run.parts[name] for name in drawn},
+        )
+        for run in runs(3e11)
+    ]
+    assert weights(ladder)[BY_PARTS] == 1
+    truth = sum(true_parts(TARGET)[name] for name in drawn)
+    assert abs(math.log(forecast_loss(ladder, TARGET).predicted / truth)) < 0.05
+
+
 def test_formed_means_the_largest_and_two_more() -> None:
     cells, _ = make_cells(runs(1e13))
     assert has_formed(cells)

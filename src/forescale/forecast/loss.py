@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from forescale.core.errors import UserError
-from forescale.forecast.in_context import has_formed
+from forescale.forecast.in_context import REPEATED, has_formed
 from forescale.forecast.intervals import IN_COMPUTE, Combination, Fitter, Hindcast, combine, cuts, fit_each, hindcasts
 from forescale.forecast.laws import (
     EXPONENT_STEP,
@@ -111,8 +111,8 @@ def fit_loss(
 
 
 def _hindcasts_by_parts(cells: Cells) -> list[Hindcast]:
-    """What the sum of parts would have said. Where copying has formed, only of cuts below which it had."""
-    formed = has_formed(cells)
+    """What the sum of parts would have said. Where copying is a part and has formed, only of cuts below which it had."""
+    formed = REPEATED in cells.parts and has_formed(cells)
 
     def fit(seen: Cells) -> FittedLaw | None:
         return fit_parts(seen) if has_formed(seen) or (not formed and len(seen) >= FEWEST_SIZES) else None

@@ -56,11 +56,11 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only:
 
 
 def weight_of_parts(cells: Cells) -> float:
-    """The share of the sum in the forecast: all where copying has formed, FORMING where it is forming, none before: then the
-    repeated part gives no sign of what will become of it, and the sum is too high (docs/log.md)."""
+    """The share of the sum in the forecast: all where copying has formed or is no part of it, FORMING where it is forming, none
+    before: then the repeated part gives no sign of what will become of it, and the sum is too high (docs/log.md)."""
     if len(cells.parts) < 2 or len(cells) < FEWEST_SIZES:
         return 0.0
-    if has_formed(cells):
+    if has_formed(cells) or REPEATED not in cells.parts:
         return 1.0
     steeper = steepening(cells)
     return FORMING if steeper is not None and steeper >= STEEPENING else 0.0
