@@ -17,18 +17,23 @@ import numpy as np
 
 from forescale.core.artifacts import read_json
 from forescale.forecast.capability import forecast_capability, make_buckets
-from forescale.forecast.stage import ability_rows
+from forescale.forecast.in_context import judge
+from forescale.forecast.laws import Points, make_cells
+from forescale.forecast.stage import ability_rows, as_run, source_kinds
 from forescale.recipes.recipe import LAW_ERRORS
 
 
 def of_run(folder: Path) -> list[dict[str, Any]]:
     target = read_json(folder / "target" / "result.json")
     asked = ability_rows(folder / "target", target)
+    kinds = source_kinds(folder / "data")
+    at = Points.of([target["compute"]], target["params"], target["tokens"])
     rows = []
     for path in sorted(folder.glob("forecasts/*/forecast.json")):
         sealed = read_json(path)
         cap = sealed["cap"]
         seen = [row for run in sealed["runs"] for row in ability_rows(folder / "rungs" / run["name"], run)]
+        rungs = [read_json(folder / "rungs" / run["name"] / "result.json") for run in sealed["runs"]]
         forecasts = forecast_capability(
             seen,
             target["compute"],
@@ -36,6 +41,7 @@ def of_run(folder: Path) -> list[dict[str, Any]]:
             target["tokens"],
             buckets=make_buckets(seen, 1),
             believed=dict(LAW_ERRORS),
+            sudden=judge(make_cells([as_run(rung, kinds) for rung in rungs])[0], at).sudden,
         )
         for forecast in forecasts:
             ids = set(forecast.problem_ids)

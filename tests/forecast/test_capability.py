@@ -57,6 +57,19 @@ def test_the_interval_always_reaches_back_to_the_last_rung() -> None:
             assert forecast.predicted < 0.5 * forecast.baseline_last_rung
 
 
+def test_what_may_come_suddenly_reaches_further_to_the_better_side_alone() -> None:
+    rows = rows_of("sum", lambda c: 3 * (c / 1e12) ** -0.12)
+    for plain, sudden in zip(forecast_capability(rows, 1e15), forecast_capability(rows, 1e15, sudden=2.5)):
+        assert sudden.predicted == plain.predicted
+        assert sudden.interval is not None
+        assert plain.interval is not None
+        assert sudden.interval[1] == plain.interval[1]
+        reach = [math.log(plain.predicted / forecast.interval[0]) for forecast in (plain, sudden)]
+        assert reach[1] == pytest.approx(2.5 * reach[0])
+        # On the ladder itself nothing is widened.
+        assert sudden.curve[0] == plain.curve[0]
+
+
 def test_the_route_through_the_loss_believes_what_the_forecast_of_the_loss_believes() -> None:
     # Losses that a floor fits and a power law does not; what is believed of the laws decides how far the target's falls.
     rows = [

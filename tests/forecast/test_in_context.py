@@ -34,7 +34,7 @@ def test_two_sizes_have_not_formed_it(scores: tuple[float, ...]) -> None:
 
 def test_a_target_that_will_copy_is_announced_and_widens() -> None:
     found = verdict(0.0, 0.02, 0.04, 0.06)
-    assert (found.status, found.widening) == ("forms beyond the ladder", WIDENING)
+    assert (found.status, found.widening, found.sudden) == ("forms beyond the ladder", WIDENING, WIDENING)
     # The line goes on by 0.02 for each half decade: five more of them to the target.
     assert found.expected == pytest.approx(0.06 + 5 * 0.02)
     assert "1.5 times as wide" in found.says
@@ -54,7 +54,9 @@ def test_repeated_pairs_that_begin_to_fall_faster_announce_it_before_a_random_st
         ladder = [run(10.0 ** (10 + i / 2), 0.02, repeated=loss) for i, loss in enumerate(losses)]
         found = judged(ladder, 1e15)
         assert (found.status, found.widening) == (status, 1.0)
+        assert (found.sudden > 1) == (status == "forms beyond the ladder")
     assert "2.4 times" in found.says
+    assert found.sudden == pytest.approx(2.4)
 
 
 def test_too_few_scores_are_unknown() -> None:

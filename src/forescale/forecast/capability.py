@@ -125,10 +125,12 @@ def forecast_capability(
     level: float = DEFAULT_LEVEL,
     seed: int = 0,
     believed: Mapping[str, float] | None = None,
+    sudden: float = 1.0,
 ) -> list[CapabilityForecast]:
     """A forecast for each bucket. `rows` are lines of capability.jsonl with `name`, `seed`, `compute` and, where known,
     `params` and `tokens` of their run: where runs and target have these, C is 6 N D (see laws.budget). `believed`: of the laws of
-    the loss, for the route through it (see `intervals.law_weights`)."""
+    the loss, for the route through it (see `intervals.law_weights`). `sudden`: how many times as far intervals reach to the better
+    side, where the target forms what the ladder has not (see `in_context.judge`)."""
     if not math.isfinite(target_compute) or target_compute <= 0:
         raise UserError(f"the target's compute is {target_compute:g}; it must be a finite number of FLOPs above 0.")
     chosen = make_buckets(rows) if buckets is None else buckets
@@ -148,7 +150,7 @@ def forecast_capability(
             if key not in paths:
                 paths[key] = _loss_path(runs, at, believed)
             these = [names[i] for i in index]
-            forecasts.append(_forecast(family, bucket, these, part, runs, at, level, seed, paths[key]))
+            forecasts.append(_forecast(family, bucket, these, part, runs, at, level, seed, paths[key], sudden))
     return forecasts
 
 
@@ -162,6 +164,7 @@ def _forecast(
     level: float,
     seed: int,
     path: LossPath | None,
+    sudden: float,
 ) -> CapabilityForecast:
     where, at = _where(runs, at)
     groups = group_by_compute(list(where.compute))
@@ -216,7 +219,10 @@ def _forecast(
     best = routes[chosen]
     # An ability may stall: beyond the ladder the interval always reaches back to the last rung (docs/log.md).
     stalled = np.where(far > 0, last_rung, 0.0)
-    bounds = [(np.exp(r.log_value - r.half), np.maximum(np.exp(r.log_value + r.half), stalled)) for r in routes]
+    better = np.where(far > 0, sudden, 1.0)
+    bounds = [
+        (np.exp(r.log_value - better * r.half), np.maximum(np.exp(r.log_value + r.half), stalled)) for r in routes
+    ]
     predicted, (low, high) = np.exp(best.log_value), bounds[chosen]
     law = {
         "name": "capability combination",

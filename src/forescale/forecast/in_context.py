@@ -12,7 +12,8 @@ WIDENING times as wide and a warning says so.
 A random string shows late that copying forms; the part of the text that repeats pairs of its context (`parts.py`) shows it early.
 Where that part falls, from the size below (EXPONENT_STEP) to the largest, STEEPENING times as fast as over the sizes below,
 copying is forming: the status is then `forms beyond the ladder` too. The interval is not widened for that, since the forecast is
-then half a sum of parts, half the whole, and how far they are apart is in the interval.
+then half a sum of parts, half the whole, and how far they are apart is in the interval. An ability has no parts, and may come as
+suddenly as copying does: its interval then reaches as many times as far to the better side as the repeated part falls faster.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ Status = Literal["formed", "not expected", "forms beyond the ladder", "unknown"]
 
 @dataclass(frozen=True)
 class InContext:
-    """`scores`: {compute, score} of each size, smallest first; `expected`: the target's, by the line (null where unknown)."""
+    """`scores`: {compute, score} of each size, smallest first; `expected`: the target's, by the line (null where unknown).
+    `widening`: of the loss's interval; `sudden`: of the better side of an ability's."""
 
     status: Status
     scores: tuple[dict[str, float], ...]
     expected: float | None
     widening: float
+    sudden: float
     says: str
 
 
@@ -80,26 +83,28 @@ def judge(cells: Cells, at: Points) -> InContext:
     values = scored.copying
     scores = tuple({"compute": float(c), "score": float(v)} for c, v in zip(scored.compute, values))
     if len(scores) < MINIMUM_SIZES:
-        return InContext("unknown", scores, None, 1.0, "fewer than three sizes have an in-context score.")
+        return InContext("unknown", scores, None, 1.0, 1.0, "fewer than three sizes have an in-context score.")
     x = np.log(scored.budget)
     upper = upper_half(len(scores))
     slope, level = np.polyfit(x[-upper:] - x[-1], values[-upper:], 1)
     expected = float(np.clip(level + slope * (math.log(float(at.budget[0])) - x[-1]), -1.0, 1.0))
     largest = f"the largest rung copies {values[-1]:.0%} of a repeated random string"
     if has_formed(scored):
-        return InContext("formed", scores, expected, 1.0, f"in-context copying has formed on the ladder: {largest}.")
+        return InContext(
+            "formed", scores, expected, 1.0, 1.0, f"in-context copying has formed on the ladder: {largest}."
+        )
     steeper = steepening(cells)
     if steeper is not None and steeper >= STEEPENING:
         says = (
             f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain "
             f"{steeper:.1f} times as fast as below), and the target will copy: no law through these rungs knows what that is worth."
         )
-        return InContext("forms beyond the ladder", scores, expected, 1.0, says)
+        return InContext("forms beyond the ladder", scores, expected, 1.0, steeper, says)
     if max(expected, float(values[-1])) < FORMED:
         says = f"in-context copying has not formed on the ladder ({largest}) and is not expected of the target ({expected:.0%})."
-        return InContext("not expected", scores, expected, 1.0, says)
+        return InContext("not expected", scores, expected, 1.0, 1.0, says)
     says = (
         f"in-context copying has hardly formed on the ladder ({largest}) and is expected of the target ({expected:.0%}): it may do "
         f"better than any law through these rungs, and the interval is {WIDENING:g} times as wide for that."
     )
-    return InContext("forms beyond the ladder", scores, expected, WIDENING, says)
+    return InContext("forms beyond the ladder", scores, expected, WIDENING, WIDENING, says)

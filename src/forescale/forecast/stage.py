@@ -81,6 +81,7 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
             config.target_tokens,
             level=config.level,
             believed=dict(config.believed),
+            sudden=copying.sudden,
         )
         if rows
         else [],
@@ -139,4 +140,4 @@ def _loss(
     return to_json(forecast)
 
 
-STAGE = Stage("forecast", make_forecast, version=5)
+STAGE = Stage("forecast", make_forecast, version=6)
