@@ -9,13 +9,12 @@ The error is that of the mean log pass rate, in nats, beside the error of "same 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from forescale.core.artifacts import read_json
+from forescale.core.artifacts import read_json, write_json
 from forescale.forecast.capability import forecast_capability, make_buckets
 from forescale.forecast.in_context import judge
 from forescale.forecast.laws import Points, make_cells
@@ -32,8 +31,8 @@ def of_run(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("forecasts/*/forecast.json")):
         sealed = read_json(path)
         cap = sealed["cap"]
-        seen = [row for run in sealed["runs"] for row in ability_rows(folder / "rungs" / run["name"], run)]
         rungs = [read_json(folder / "rungs" / run["name"] / "result.json") for run in sealed["runs"]]
+        seen = [row for rung in rungs for row in ability_rows(folder / "rungs" / rung["name"], rung)]
         forecasts = forecast_capability(
             seen,
             target["compute"],
@@ -64,10 +63,10 @@ def of_run(folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, default=Path("abilities.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/abilities.json"))
     options = parser.parse_args()
     rows = [row for folder in options.runs for row in of_run(folder)]
-    options.out.write_text(json.dumps(rows, indent=1))
+    write_json(options.out, rows)
     for run in [*dict.fromkeys(row["run"] for row in rows), "all"]:
         for cap in sorted({row["cap"] for row in rows}):
             some = [row for row in rows if run in (row["run"], "all") and row["cap"] == cap]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, SMALLEST_TARGET, load, seen_for
-from forescale.core.artifacts import read_json
+from forescale.core.artifacts import read_json, write_json
 from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
 from forescale.forecast.runs import Run
@@ -77,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="*", default=[])
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
-    parser.add_argument("--out", type=Path, default=Path("coverage.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.json"))
     options = parser.parse_args()
     rows = [row for folder in options.runs for row in own(folder)]
     if options.data.is_dir():
@@ -89,7 +88,7 @@ def main() -> None:
         held = np.mean([row["held"] for row in some], axis=0)
         error, half = np.mean([abs(row["error"]) for row in some]), np.median([row["half"] for row in some])
         print(f"{kind:24}{len(some):5}{error:8.1%}{half:8.1%}" + "".join(f"{share:7.0%}" for share in held))
-    options.out.write_text(json.dumps(rows, indent=1))
+    write_json(options.out, rows)
 
 
 if __name__ == "__main__":

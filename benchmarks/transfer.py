@@ -138,7 +138,7 @@ def draw(results: list[dict[str, Any]], coordinates: dict[str, Any], path: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop")
-    parser.add_argument("--out", type=Path, default=Path("transfer.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer.jsonl"))
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/transfer.svg"))
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()

@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/laptop")
     parser.add_argument("--target", type=float, default=2.7e12)
-    parser.add_argument("--out", type=Path, default=Path("watching.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/watching.jsonl"))
     parser.add_argument("--healthy", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2, help="of each broken kind; a wrong batch has one of either")
     options = parser.parse_args()

@@ -199,14 +199,9 @@ def _without_docstrings(source: str, tree: ast.Module) -> str:
     lines = source.splitlines(keepends=True)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
+            if ast.get_docstring(node, clean=False) is not None:
                 # A body must have a statement.
-                _cut(lines, first, "..." if len(node.body) == 1 and not isinstance(node, ast.Module) else "")
+                _cut(lines, node.body[0], "..." if len(node.body) == 1 and not isinstance(node, ast.Module) else "")
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and any(_call_docstring(node.value, "")):
             _cut(lines, node, "...")
     return "".join(lines).lstrip("\n")

@@ -57,9 +57,9 @@ def copying(record: Mapping[str, Any]) -> float | None:
     return 1 - second / first if first and second is not None else None
 
 
-def steepening(cells: Cells) -> float | None:
-    """How many times as fast the repeated part of the loss falls with compute at the top as below; None where that part is not
-    known or too few sizes tell."""
+def forming(cells: Cells) -> float | None:
+    """How many times as fast the repeated part of the loss falls with compute at the top as below, where that is STEEPENING times
+    or more; None where it is not, that part is not known, or too few sizes tell."""
     if REPEATED not in cells.parts:
         return None
     x, y = np.log(cells.budget), np.log(cells.parts[REPEATED])
@@ -68,7 +68,7 @@ def steepening(cells: Cells) -> float | None:
         return None
     top = (y[-1] - y[below[-1]]) / (x[-1] - x[below[-1]])
     slope = float(np.polyfit(x[below], y[below], 1)[0])
-    return float(top / slope) if slope < 0 else None
+    return float(top / slope) if slope < 0 and top / slope >= STEEPENING else None
 
 
 def has_formed(cells: Cells) -> bool:
@@ -93,8 +93,8 @@ def judge(cells: Cells, at: Points) -> InContext:
         return InContext(
             "formed", scores, expected, 1.0, 1.0, f"in-context copying has formed on the ladder: {largest}."
         )
-    steeper = steepening(cells)
-    if steeper is not None and steeper >= STEEPENING:
+    steeper = forming(cells)
+    if steeper is not None:
         says = (
             f"in-context copying is forming at the top of the ladder (tokens that repeat a pair of their context gain "
             f"{steeper:.1f} times as fast as below), and the target will copy: no law through these rungs knows what that is worth."

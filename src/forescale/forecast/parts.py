@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from forescale.forecast.in_context import FORMED, REPEATED, STEEPENING, has_formed, steepening
+from forescale.forecast.in_context import FORMED, REPEATED, forming, has_formed
 from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
 from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
 
@@ -62,8 +62,7 @@ def weight_of_parts(cells: Cells) -> float:
         return 0.0
     if has_formed(cells) or REPEATED not in cells.parts:
         return 1.0
-    steeper = steepening(cells)
-    return FORMING if steeper is not None and steeper >= STEEPENING else 0.0
+    return 0.0 if forming(cells) is None else FORMING
 
 
 def _mean(cells: Cells, fitters: Sequence[Fitter]) -> FittedLaw:
@@ -95,12 +94,13 @@ def _joined(below: FittedLaw, above: FittedLaw, border: float) -> FittedLaw:
 def laws_by_part(cells: Cells) -> dict[str, FittedLaw]:
     """The law of each part."""
     fitted = {}
+    formed = has_formed(cells)
     for name, values in cells.parts.items():
         part = replace(cells, loss=values, parts={})
         problems = name.startswith(PROBLEMS)
         fitters = (fit_floor,) if problems else IN_COMPUTE
         fitted[name] = _mean(part, fitters)
-        if (problems or name == REPEATED) and has_formed(cells):
+        if formed and (problems or name == REPEATED):
             copies = part.take(cells.copying >= FORMED)
             fitted[name] = _joined(fitted[name], _mean(copies, fitters), float(copies.budget.min()))
     return fitted
