@@ -175,6 +175,7 @@ def test_libraries_are_source_without_docstrings() -> None:
         ('"""Module."""\n\nx = 1\n', "x = 1\n"),
         ('def f():\n    """One."""\n    return "é"\n', 'def f():\n    return "é"\n'),
         ('class A:\n    """\n    Only.\n    """\n', "class A:\n    ...\n"),
+        ('x = 1\n\x0c\ndef f():\n    """One."""\n    return 1\n', "x = 1\n\x0c\ndef f():\n    return 1\n"),
         ('def f(): "one line"\n', 'def f(): "one line"\n'),
         ('def f():\n    "é"; return 1\n', 'def f():\n    "é"; return 1\n'),
         (

@@ -196,7 +196,8 @@ def read_libraries(archives: Mapping[str, Archive], options: ReadOptions) -> Ite
 
 
 def _without_docstrings(source: str, tree: ast.Module) -> str:
-    lines = source.splitlines(keepends=True)
+    # Not splitlines: ast does not count form feeds and their like, which old modules hold, as ends of lines.
+    lines = re.findall("[^\n]*\n|[^\n]+", source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
