@@ -4,9 +4,10 @@
 
 Each sweep moves one thing (a group's learning rate, or the batch) by factors around the shipped family's value, on models that
 differ in one other thing (width, tokens per parameter, depth). The optimum is the vertex of the parabola through log loss against
-the logarithm of the factor, seeds averaged where a factor has several; its exponent is the slope of its logarithm against that of
-what differs. The coordinate check of `coordinate_check` is drawn beside them. A line per run; runs that are there are not run
-again, and count, whatever `--seeds` says.
+the logarithm of the factor, averaged over seeds; its exponent is the slope of its logarithm against that of what differs. Where a
+curve is so flat that one seed does not tell its lowest point there are several, and what is printed beside the vertex is its
+standard error (the jackknife over seeds). The coordinate check of `coordinate_check` is drawn beside them. A line per run; runs
+that are there are not run again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Sweep:
     moved: str
     across: str
     values: tuple[float, ...]
+    seeds: int = 1
 
     def job(self, run: str, value: float, factor: float, seed: int) -> dict[str, Any]:
         rates = dataclasses.asdict(LearningRates())
@@ -55,8 +57,9 @@ class Sweep:
         return {"run": run, "width": width, "seed": seed, "rates": rates, "family": family}
 
 
+FLAT = ("embedding", "vector")
 SWEEPS = (
-    *(Sweep(group, "width", (10, 20, 40)) for group in GROUPS),
+    *(Sweep(group, "width", (10, 20, 40), seeds=6 if group in FLAT else 1) for group in GROUPS),
     Sweep("batch", "width", (10, 20, 40)),
     Sweep("muon", "tokens per parameter", (4, 16, 32)),
     Sweep("batch", "tokens per parameter", (4, 16, 32)),
@@ -78,23 +81,30 @@ def vertex(losses: list[float]) -> tuple[float, float]:
 
 
 def evaluate(sweep: Sweep, run: str, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses (value, factor) over seeds, the optima and what they gain over the shipped value, by how much the optimum moves, and
-    its exponent."""
+    """Losses (value, factor) over seeds, the optima, their standard errors as factors and what they gain over the shipped value, by
+    how much the optimum moves, and its exponent."""
 
-    def loss(value: float, factor: float) -> float:
-        wanted = {key: v for key, v in sweep.job(run, value, factor, 0).items() if key != "seed"}
-        found = [r["loss"] or math.nan for r in done if {key: r[key] for key in wanted} == wanted]
-        return float(np.exp(np.mean(np.log(found))))
+    def loss(value: float, factor: float, seed: int) -> float:
+        wanted = sweep.job(run, value, factor, seed)
+        return next(r["loss"] or math.nan for r in done if {key: r[key] for key in wanted} == wanted)
 
-    losses = [[loss(value, factor) for factor in FACTORS] for value in sweep.values]
-    optima, gains = zip(*(vertex(row) for row in losses))
+    seeds = range(sweep.seeds)
+    logs = np.log([[[loss(v, f, seed) for f in FACTORS] for v in sweep.values] for seed in seeds])
+    losses = np.exp(logs.mean(axis=0))
+    optima, gains = zip(*(vertex(list(row)) for row in losses))
     exponent = float(np.polyfit(np.log(sweep.values), np.log(optima), 1)[0])
     # Not Python's max and min: where an optimum is not known, how far it moves is not either.
     moves = float(np.max(optima) / np.min(optima))
+    errors = np.full(len(sweep.values), math.nan)
+    if sweep.seeds > 1:
+        without = [np.exp(np.delete(logs, seed, axis=0).mean(axis=0)) for seed in seeds]
+        left_out = np.log([[vertex(list(row))[0] for row in rows] for rows in without])
+        errors = np.exp(np.sqrt((sweep.seeds - 1) * left_out.var(axis=0)))
     return {
         **dataclasses.asdict(sweep),
-        "losses": losses,
+        "losses": losses.tolist(),
         "optima": optima,
+        "standard_errors": errors.tolist(),
         "gains": gains,
         "moves": moves,
         "exponent": exponent,
@@ -140,13 +150,12 @@ def main() -> None:
     parser.add_argument("--run", default="runs/laptop")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer.jsonl"))
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/transfer.svg"))
-    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     jobs: list[dict[str, Any]] = []
     for sweep in SWEEPS:
         for value in sweep.values:
             for factor in FACTORS:
-                for seed in range(options.seeds):
+                for seed in range(sweep.seeds):
                     job = sweep.job(options.run, value, factor, seed)
                     if job not in jobs:
                         jobs.append(job)
@@ -154,8 +163,10 @@ def main() -> None:
     results = [evaluate(sweep, options.run, done) for sweep in SWEEPS]
     for result in results:
         optima = ", ".join(
-            f"{value:g}: {best:.2f} (gains {gain:.2%})"
-            for value, best, gain in zip(result["values"], result["optima"], result["gains"])
+            f"{value:g}: {best:.2f}{'' if math.isnan(error) else f' x/ {error:.2f}'} (gains {gain:.2%})"
+            for value, best, error, gain in zip(
+                result["values"], result["optima"], result["standard_errors"], result["gains"]
+            )
         )
         print(
             f"{result['moved']:10} over {result['across']:20} optimum {optima}; moves {result['moves']:.2f}x, "

@@ -95,7 +95,9 @@ def _run(recipe: Recipe, out_dir: Path) -> Path:
     describe(plan)
     inputs = {"data": data, "tokenizer": tokenizer, "shards": shards}
     finished, exclusions = train_ladder(recipe, plan, inputs, out_dir / "rungs")
-    forecasts = seal_forecasts(recipe, plan, {"data": data, **finished}, exclusions, out_dir / "forecasts")
+    forecasts = seal_forecasts(
+        recipe, plan, {"data": data, "shards": shards, **finished}, exclusions, out_dir / "forecasts"
+    )
     if recipe.until == "forecast":
         say(
             f"stopped before the target, as asked: {out_dir}/forecasts  ({duration(time.monotonic() - started)} in all)"
@@ -238,11 +240,11 @@ def _given_up(forecasts: Path) -> set[str]:
 def seal_forecasts(
     recipe: Recipe, plan: Plan, finished: Mapping[str, Path], exclusions: Sequence[tuple[str, str]], out_dir: Path
 ) -> list[Path]:
-    """One sealed forecast for each cap, from the nested ladder below it. The first has the largest rungs. `finished`: `data` and
-    the rungs, by name."""
+    """One sealed forecast for each cap, from the nested ladder below it. The first has the largest rungs. `finished`: `data`,
+    `shards` and the rungs, by name."""
     folders = []
     for cap in sorted(recipe.ladder.caps):
-        within = {"data", *(r.name for r in plan.rungs if within_cap(r.plan.flops, plan.target_flops, cap))}
+        within = {"data", "shards", *(r.name for r in plan.rungs if within_cap(r.plan.flops, plan.target_flops, cap))}
         config = ForecastConfig(
             cap=cap,
             target_flops=plan.target_flops,

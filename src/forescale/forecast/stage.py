@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from forescale.forecast.in_context import copying as in_context_score
 from forescale.forecast.laws import Points, make_cells
 from forescale.forecast.loss import forecast_loss
 from forescale.forecast.parts import split
+from forescale.forecast.repetition import read_again, warning
 from forescale.forecast.runs import Run
 from forescale.forecast.seal import seal
 
@@ -38,12 +39,12 @@ class ForecastConfig:
 
 
 def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:
-    """Inputs: `data`, and the rungs by name. Runs that diverged are excluded; so decided before any is seen."""
-    kinds = source_kinds(inputs["data"])
+    """Inputs: `data`, `shards`, and the rungs by name. Runs that diverged are excluded; so decided before any is seen."""
+    kinds, shards = source_kinds(inputs["data"]), read_json(inputs["shards"] / "shards.json")
     exclusions = [{"name": name, "why": why} for name, why in config.exclusions]
     results, rows = [], []
     for name, folder in inputs.items():
-        if name == "data":
+        if name in ("data", "shards"):
             continue
         result = read_json(folder / "result.json")
         if result["status"] != "ok":
@@ -60,6 +61,12 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
     whole = [as_run(result, kinds) for result in results]
     copying = judge(make_cells(whole)[0], at)
     ladder_flops = sum(result["compute"] for result in results)
+    largest_tokens = max(result["tokens"] for result in results)
+
+    def doubts(only: str | None = None) -> list[str]:
+        again = read_again(shards, largest_tokens, config.target_tokens, only)
+        formless = [copying.says] if copying.status == "forms beyond the ladder" else []
+        return formless + ([warning(again, shards)] if again else [])
 
     modalities = sorted(set.intersection(*(set(result["loss_by_modality"]) for result in results)))
     keys = ("name", "seed", "compute", "params", "tokens", "loss", "loss_by_modality", "loss_by_part", "in_context")
@@ -72,8 +79,11 @@ def make_forecast(config: ForecastConfig, inputs: Mapping[str, Path], out_dir: P
         "runs": [{key: result[key] for key in keys} for result in results],
         "exclusions": exclusions,
         "in_context": to_json(copying),
-        "loss": _loss(whole, config, copying, dict(config.believed)),
-        "loss_by_modality": {m: _loss([as_run(r, kinds, m) for r in results], config, copying) for m in modalities},
+        "read_again": read_again(shards, largest_tokens, config.target_tokens),
+        "loss": _loss(whole, config, copying, doubts(), dict(config.believed)),
+        "loss_by_modality": {
+            m: _loss([as_run(r, kinds, m) for r in results], config, copying, doubts(m)) for m in modalities
+        },
         "capability": forecast_capability(
             rows,
             config.target_flops,
@@ -124,7 +134,11 @@ def ability_rows(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def _loss(
-    runs: list[Run], config: ForecastConfig, copying: InContext, believed: Mapping[str, float] | None = None
+    runs: list[Run],
+    config: ForecastConfig,
+    copying: InContext,
+    doubts: Sequence[str],
+    believed: Mapping[str, float] | None = None,
 ) -> Any:
     forecast = forecast_loss(
         runs,
@@ -135,9 +149,7 @@ def _loss(
         widening=copying.widening,
         believed=believed,
     )
-    if copying.status == "forms beyond the ladder":
-        forecast = replace(forecast, warnings=(copying.says, *forecast.warnings))
-    return to_json(forecast)
+    return to_json(replace(forecast, warnings=(*doubts, *forecast.warnings)))
 
 
-STAGE = Stage("forecast", make_forecast, version=6)
+STAGE = Stage("forecast", make_forecast, version=7)
