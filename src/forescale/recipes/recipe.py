@@ -65,11 +65,9 @@ class Recipe:
 # a run of 1e14 FLOPs: a target that reads again what its rungs read once does worse on new text than they promise (docs/log.md).
 TEXT_PACKS = {"stdlib": 0.24, "docstrings": 0.205, "encyclopedia": 0.13, "prose": 0.095}
 PICTURE_PACKS = {"emoji": 0.03, "digits": 0.02}
-# So a run of 1e15, which reads three times as much, reads more of what there is more of, and less of the families that have fewer
-# different problems than it would read; the picture packs alone are read several times.
-TEXT_PACKS_LONG = {"libraries": 0.41, "stdlib": 0.08, "docstrings": 0.17, "encyclopedia": 0.045, "prose": 0.035}
+# So a run of 1e15, which reads three times as much, reads more of what there is more of; stdlib and encyclopedia 1.4 times.
+TEXT_PACKS_LONG = {"libraries": 0.335, "stdlib": 0.11, "docstrings": 0.155, "encyclopedia": 0.065, "prose": 0.04}
 PICTURE_PACKS_LONG = {"emoji": 0.01, "digits": 0.005}
-FAMILIES_LONG = {"multiplication": 0.3, "sequence": 0.3, "units": 0.6, "functions": 0.65, "addition": 0.8}
 CURRICULUM = 0.25
 ALMANAC = 0.03
 # Exams of packs that runs of 1e14 FLOPs and more are given beside our own.
@@ -82,21 +80,15 @@ def mixture(
     emoji: int = 0,
     text: Mapping[str, float] = TEXT_PACKS,
     pictures: Mapping[str, float] = PICTURE_PACKS,
-    families: Mapping[str, float] = {},
 ) -> tuple[SourceConfig, ...]:
     """The sources of every shipped recipe: at most `characters` of each text pack and `emoji` pictures (0: all of them),
-    `problems` of each curriculum family (half as many where they are drawn, for those are longer) and documents of the almanac. A
-    family has the same share as the others, or that of `families` times as much."""
+    `problems` of each curriculum family (half as many where they are drawn, for those are longer) and documents of the almanac."""
     packs = [SourceConfig(name, weight=weight, max_characters=characters) for name, weight in text.items()]
     packs += [SourceConfig(name, weight=weight, max_documents=emoji) for name, weight in pictures.items()]
     share = CURRICULUM / len(FAMILIES)
     packs.append(SourceConfig("almanac", "almanac", weight=ALMANAC, count=problems))
     counts = {family: problems if modality(family) == "text" else problems // 2 for family in FAMILIES}
-    weights = {family: share * families.get(family, 1.0) for family in FAMILIES}
-    return (
-        *packs,
-        *(SourceConfig(family, "curriculum", weight=weights[family], count=n) for family, n in counts.items()),
-    )
+    return (*packs, *(SourceConfig(family, "curriculum", weight=share, count=n) for family, n in counts.items()))
 
 
 def quick() -> Recipe:
@@ -138,11 +130,7 @@ def overnight() -> Recipe:
         laptop(),
         name="overnight",
         target=TargetConfig(compute=1e15),
-        data=DataConfig(
-            sources=mixture(
-                80_000_000, 60_000, text=TEXT_PACKS_LONG, pictures=PICTURE_PACKS_LONG, families=FAMILIES_LONG
-            )
-        ),
+        data=DataConfig(sources=mixture(40_000_000, 60_000, text=TEXT_PACKS_LONG, pictures=PICTURE_PACKS_LONG)),
         ladder=LadderConfig(caps=(100.0, 1000.0), spacing=1.45, rungs=17),
     )
 
