@@ -29,9 +29,9 @@ def small_plan(shards: Shards, steps: int = 12) -> RunPlan:
     return dataclasses.replace(family.plan(16, shards.facts["images_per_token"]), steps=steps, batch_rows=4)
 
 
-def run(shards: Shards, plan: RunPlan, folder: Path, hooks: Hooks | None = None, **options):
+def run(shards: Shards, plan: RunPlan, folder: Path, hooks: Hooks | None = None, seed: int = 0, **options):
     folder.mkdir(exist_ok=True)
-    return train(plan, shards.train, folder, seed=0, image_token=1, device=CPU, hooks=hooks, **options)
+    return train(plan, shards.train, folder, seed=seed, image_token=1, device=CPU, hooks=hooks, **options)
 
 
 @pytest.fixture
@@ -152,12 +152,17 @@ def test_bfloat16_only_for_long_runs_on_a_cpu_that_has_units_for_it(
 
 
 def test_bfloat16_ends_where_float32_ends(shards: Shards, tmp_path: Path) -> None:
+    """On average over seeds: rounding alone moves the end of one so short a run by half a per cent either way."""
     plan = small_plan(shards, 60)
-    exact, _ = run(shards, plan, tmp_path / "float32")
-    mixed, _ = run(shards, plan, tmp_path / "bfloat16", bfloat16=True)
-    assert all(p.dtype == torch.float32 for p in mixed.parameters())
-    assert not torch.equal(mixed.lm_head.weight, exact.lm_head.weight)
-    assert validate(mixed, shards).loss == pytest.approx(validate(exact, shards).loss, rel=0.01)
+    losses = []
+    for seed in range(4):
+        exact, _ = run(shards, plan, tmp_path / f"float32-{seed}", seed=seed)
+        mixed, _ = run(shards, plan, tmp_path / f"bfloat16-{seed}", seed=seed, bfloat16=True)
+        assert all(p.dtype == torch.float32 for p in mixed.parameters())
+        assert not torch.equal(mixed.lm_head.weight, exact.lm_head.weight)
+        losses.append((validate(mixed, shards).loss, validate(exact, shards).loss))
+    mixed_loss, exact_loss = np.mean(losses, axis=0)
+    assert mixed_loss == pytest.approx(exact_loss, rel=0.01)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
