@@ -30,7 +30,8 @@ GROUPS = ("muon", "embedding", "head", "vector")
 
 
 def one(job: dict[str, Any], measure: Callable[[Model, Shards], dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Trains the job's run and validates it; `measure` adds to the record what else is to be known of the model."""
+    """Trains the job's run (of its width, or of what its `budget` in FLOPs buys) and validates it; `measure` adds to the record
+    what else is to be known of the model."""
     torch.set_num_threads(1)
     run, cpu = Path(job["run"]), torch.device("cpu")
     shards = Shards(run / "shards", run / "data")
@@ -41,7 +42,8 @@ def one(job: dict[str, Any], measure: Callable[[Model, Shards], dict[str, Any]] 
         learning_rates=LearningRates(**job["rates"]),
         **job["family"],
     )
-    plan = family.plan(job["width"], facts["images_per_token"])
+    images = facts["images_per_token"]
+    plan = family.plan_for(job["budget"], images) if "budget" in job else family.plan(job["width"], images)
     with tempfile.TemporaryDirectory() as folder:
         try:
             model, progress = train(
@@ -56,10 +58,11 @@ def one(job: dict[str, Any], measure: Callable[[Model, Shards], dict[str, Any]] 
                 checkpoint_seconds=1e9,
             )
         except TrainingDiverged:
-            return {**job, "loss": None}
+            return {**job, "width": plan.model.width, "loss": None}
     result = validate(model, shards)
     return {
         **job,
+        "width": plan.model.width,
         "compute": plan.flops,
         "params": plan.model.params_active,
         "tokens": plan.tokens,
@@ -69,6 +72,7 @@ def one(job: dict[str, Any], measure: Callable[[Model, Shards], dict[str, Any]] 
         "bits_per_byte": result.bits_per_byte,
         "loss_by_modality": result.loss_by_modality,
         "loss_by_source": result.loss_by_source,
+        "repeated_by_source": result.repeated_by_source,
         "repeat": repeat_losses(model, facts["end_token"], 6),
         "seconds": progress.train_seconds,
         **(measure(model, shards) if measure else {}),

@@ -60,10 +60,11 @@ class Sweep:
 # What one seed does to a loss moves the lowest point of these curves by more than two times.
 SEEDS = {"embedding": 6, "head": 3, "vector": 4}
 SWEEPS = (
-    *(Sweep(group, "width", (10, 20, 40), seeds=SEEDS.get(group, 1)) for group in GROUPS),
-    Sweep("batch", "width", (10, 20, 40)),
-    Sweep("muon", "tokens per parameter", (4, 16, 32)),
-    Sweep("batch", "tokens per parameter", (4, 16, 32)),
+    *(
+        Sweep(moved, across, values, seeds=SEEDS.get(moved, 1))
+        for across, values in (("width", (10, 20, 40)), ("tokens per parameter", (4, 16, 32)))
+        for moved in (*GROUPS, "batch")
+    ),
     Sweep("muon", "depth", (2, 3, 6)),
 )
 
@@ -114,8 +115,8 @@ def evaluate(sweep: Sweep, run: str, done: list[dict[str, Any]]) -> dict[str, An
 
 def draw(results: list[dict[str, Any]], coordinates: dict[str, Any], path: Path) -> None:
     with style.house_style():
-        figure = Figure(figsize=(1.2 * style.WIDTH, 1.1 * style.WIDTH), layout="constrained")
-        panels = figure.subplots(3, 3)
+        figure = Figure(figsize=(1.2 * style.WIDTH, 1.45 * style.WIDTH), layout="constrained")
+        panels = figure.subplots(4, 3)
         for axes, result in zip(panels.flat, results):
             for index, (value, losses, best) in enumerate(zip(result["values"], result["losses"], result["optima"])):
                 logs = np.log(losses)

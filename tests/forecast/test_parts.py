@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from forescale.forecast.in_context import has_formed
-from forescale.forecast.laws import Points, make_cells
+from forescale.forecast.in_context import FORMED, has_formed
+from forescale.forecast.laws import Points, fit_floor, make_cells
 from forescale.forecast.loss import fit_loss, forecast_loss
-from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, FORMING, fit_parts, split, weight_of_parts
+from forescale.forecast.parts import BY_PARTS, FEWEST_SIZES, FORMING, fit_parts, laws_by_part, split, weight_of_parts
 from forescale.forecast.runs import Run
 
 TARGET = 1e14
@@ -89,6 +90,24 @@ def test_a_short_ladder_or_one_without_parts_is_forecast_whole() -> None:
     assert BY_PARTS not in weights(runs(1e12, sizes=FEWEST_SIZES - 1))
     ladder = runs(1e13)
     assert BY_PARTS not in weights([*ladder[:-1], Run("x", ladder[-1].compute, ladder[-1].loss)])
+
+
+def test_far_beyond_a_ladder_that_copies_the_floor_takes_over_the_parts_of_text() -> None:
+    cells, _ = make_cells(runs(1e13))
+
+    def shares(decades: float) -> dict[str, bool]:
+        """Whether each part is forecast by its law with a floor alone."""
+        at = Points.of([1e13 * 10**decades])
+        found: dict[str, bool] = {}
+        for name, law in laws_by_part(cells).items():
+            part = replace(cells, loss=cells.parts[name], parts={})
+            seen = part.take(cells.copying >= FORMED) if name not in ("new", "pictures") else part
+            found[name] = law.log_predict(at)[0] == pytest.approx(fit_floor(seen).log_predict(at)[0], abs=1e-9)
+        return found
+
+    problems = {"problems: sums": True, "problems: facts": True}
+    assert shares(1.1) == {"new": False, "repeated": False, "pictures": False, **problems}
+    assert shares(2.1) == {"new": True, "repeated": True, "pictures": False, **problems}
 
 
 def test_a_loss_of_which_copying_is_no_part_is_summed_at_once() -> None:

@@ -43,6 +43,7 @@ NOISE_PRIOR = 0.003
 NOISE_PRIOR_WEIGHT = 2.0
 """... with the weight of so many cells."""
 FLOOR_GRID = 120
+FLOORED = "power+floor"
 EXPONENT_STEP = 2.5
 """Rungs between which a local exponent is taken are this factor apart or more: seeds that differ by 0.3% move it by 0.005 then."""
 
@@ -281,7 +282,7 @@ def fit_floor(cells: Cells, prior_scale: float = FLOOR_PRIOR_SCALE, floors: Arra
 
     b = float(slopes[best])
     parameters = {"a": _exp(float(intercepts[best]) - b * centre), "b": b, "c": float(grid[best])}
-    return FittedLaw("power+floor", f"L = a C^b + c{_unit(cells)}", parameters, predict, spread)
+    return FittedLaw(FLOORED, f"L = a C^b + c{_unit(cells)}", parameters, predict, spread)
 
 
 def floor_grid(cells: Cells, points: int = FLOOR_GRID) -> Array:

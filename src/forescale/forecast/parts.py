@@ -23,13 +23,18 @@ from typing import Any
 import numpy as np
 
 from forescale.forecast.in_context import FORMED, REPEATED, forming, has_formed
-from forescale.forecast.intervals import IN_COMPUTE, Fitter, fit_each
-from forescale.forecast.laws import Array, Cells, FittedLaw, Points, fit_floor
+from forescale.forecast.intervals import IN_COMPUTE, Fitter, decades, fit_each
+from forescale.forecast.laws import FLOORED, Array, Cells, FittedLaw, Points, fit_floor
 
 BY_PARTS = "by parts"
 PROBLEMS = "problems: "
+PICTURES = "pictures"
 FEWEST_SIZES = 5
 """A part is less steady than the whole, and fewer sizes do not tell its bends."""
+NEAR, FAR = 1.2, 2.0
+"""Decades beyond the largest size between which the law with a floor takes over a text part of a ladder that copies: it fell faster
+while copying formed, and laws without a floor go on so. Over 1.1 decades (`laptop` from 1/12) the mean of the laws was right, over
+2.1 (`overnight` from 1/116) the law with a floor was nearest (docs/log.md)."""
 FORMING = 0.5
 """The weight of the sum while copying forms: no law knows then what it will be worth."""
 
@@ -41,14 +46,14 @@ def split(result: Mapping[str, Any], kinds: Mapping[str, tuple[str, str]], only:
     """
     weights = {name: weight for name, weight in result["weights"].items() if only in (None, kinds[name][0])}
     total = sum(weights.values())
-    parts = dict.fromkeys(("new", REPEATED, "pictures"), 0.0)
+    parts = dict.fromkeys(("new", REPEATED, PICTURES), 0.0)
     for name, weight in weights.items():
         loss, copied, share = result["loss_by_source"][name], result["repeated_by_source"][name], weight / total
         modality, kind = kinds[name]
         if kind in ("curriculum", "almanac"):
             parts[PROBLEMS + name] = share * loss
         elif modality == "vision":
-            parts["pictures"] += share * loss
+            parts[PICTURES] += share * loss
         else:
             parts["new"] += share * (loss - copied)
             parts[REPEATED] += share * copied
@@ -65,16 +70,24 @@ def weight_of_parts(cells: Cells) -> float:
     return 0.0 if forming(cells) is None else FORMING
 
 
-def _mean(cells: Cells, fitters: Sequence[Fitter]) -> FittedLaw:
+def _mean(cells: Cells, fitters: Sequence[Fitter], settles: bool) -> FittedLaw:
     """Laws that weigh the same: weights from hindcasts forecast parts no better (docs/log.md), as is often so (Stock & Watson 2004,
-    "Combination forecasts of output growth")."""
+    "Combination forecasts of output growth"). Where the part `settles`, the law with a floor takes over from NEAR decades beyond
+    the largest size on, and has all the weight at FAR."""
     laws = fit_each(fitters, cells)
+    floored = np.array([law.name == FLOORED for law in laws])
+    largest = float(cells.budget.max())
+
+    def weights(points: Points) -> Array:
+        """Of each law at each point: (laws, points)."""
+        far = settles * np.clip((decades(points.budget, largest) - NEAR) / (FAR - NEAR), 0, 1)
+        return (1 - far) / len(laws) + np.outer(floored, far)
 
     def predict(points: Points) -> Array:
-        return np.asarray(np.mean([law.log_predict(points) for law in laws], axis=0))
+        return np.asarray((weights(points) * [law.log_predict(points) for law in laws]).sum(axis=0))
 
     def spread(points: Points) -> Array:
-        return np.sqrt(np.mean([law.log_spread(points) ** 2 for law in laws], axis=0))
+        return np.sqrt((weights(points) * np.square([law.log_spread(points) for law in laws])).sum(axis=0))
 
     return FittedLaw("mean", " or ".join(law.formula for law in laws), {}, predict, spread)
 
@@ -99,10 +112,11 @@ def laws_by_part(cells: Cells) -> dict[str, FittedLaw]:
         part = replace(cells, loss=values, parts={})
         problems = name.startswith(PROBLEMS)
         fitters = (fit_floor,) if problems else IN_COMPUTE
-        fitted[name] = _mean(part, fitters)
+        settles = formed and name != PICTURES
+        fitted[name] = _mean(part, fitters, settles)
         if formed and (problems or name == REPEATED):
             copies = part.take(cells.copying >= FORMED)
-            fitted[name] = _joined(fitted[name], _mean(copies, fitters), float(copies.budget.min()))
+            fitted[name] = _joined(fitted[name], _mean(copies, fitters, settles), float(copies.budget.min()))
     return fitted
 
 
