@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 PLAIN_EVERY_SECONDS = 15.0
+SPEED_SECONDS = 300.0
+"""The time left is judged by the last so many seconds: a compilation or a suspended machine before them is no measure."""
 
 
 def duration(seconds: float) -> str:
@@ -28,20 +31,22 @@ class Meter:
         self.title = title
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self.started = time.monotonic()
-        self.first_share: float | None = None
-        self.drawn = 0.0 if self.live else self.started
+        self.seen: deque[tuple[float, float]] = deque()
+        self.drawn = 0.0 if self.live else time.monotonic()
 
     def update(self, share: float, note: str = "") -> None:
         now = time.monotonic()
-        if self.first_share is None:
-            # A resumed stage starts above zero; the time left is judged by what this process did itself.
-            self.first_share, self.started = share, now
+        # A second apart or more. A resumed stage starts above zero: what this process did itself counts.
+        if not self.seen or now - self.seen[-1][0] >= 1:
+            self.seen.append((now, share))
+        while len(self.seen) > 2 and now - self.seen[1][0] > SPEED_SECONDS:
+            self.seen.popleft()
         if now - self.drawn < (0.2 if self.live else PLAIN_EVERY_SECONDS):
             return
         self.drawn = now
-        done = share - self.first_share
-        left = f", {duration((1 - share) * (now - self.started) / done)} left" if done > 0.005 else ""
+        since, before = self.seen[0]
+        done = share - before
+        left = f", {duration((1 - share) * (now - since) / done)} left" if done > 0 and now - since >= 5 else ""
         line = f"  {self.title}: {share:4.0%}{left}{'  ' + note if note else ''}"
         if self.live:
             self.stream.write("\r\x1b[2K" + line)
