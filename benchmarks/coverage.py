@@ -2,7 +2,8 @@
 
     python -m benchmarks.coverage --runs runs/laptop runs/second --out coverage.json
 
-Own: each size of a finished run folder, target included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for
+Own: each size of a finished run folder or of a file of `benchmarks.recorded` (without --runs those of benchmarks/recorded), target
+included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for
 all tokens, text and pictures. Public: `forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs.
 Forecasts from the same runs are made once. They overlap, share runs, and are no independent trials.
 """
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, SMALLEST_TARGET, load, seen_for
-from forescale.core.artifacts import read_json, write_json
+from benchmarks.recorded import RECORDED, read_runs
+from forescale.core.artifacts import write_json
 from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
 from forescale.forecast.runs import Run
-from forescale.forecast.stage import as_run, source_kinds
+from forescale.forecast.stage import as_run
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GAPS = (10, 100, 1000)
@@ -43,10 +45,8 @@ def judged(kind: str, target: Run, gap: float, seen: list[Run], size: Mapping[st
 
 
 def own(folder: Path) -> list[dict[str, Any]]:
-    paths = [*sorted(folder.glob("rungs/*/result.json")), *folder.glob("target/result.json")]
-    results = [result for result in map(read_json, paths) if result["status"] == "ok"]
+    kinds, results = read_runs(folder)
     rows = []
-    kinds = source_kinds(folder / "data")
     for what in (None, *sorted(results[0]["loss_by_modality"])):
         kind = f"own, {what} alone" if what else "own, all tokens"
         runs = [as_run(result, kinds, what) for result in results]
@@ -74,7 +74,7 @@ def public(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, nargs="*", default=[])
+    parser.add_argument("--runs", type=Path, nargs="*", default=sorted(RECORDED.glob("*.json")))
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.json"))
     options = parser.parse_args()
