@@ -69,10 +69,8 @@ def by_kind(parts: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def tell(runs: Sequence[Run], gap: float) -> None:
-    """Prints what the laws of each part say of the largest run from those of at most 1 / `gap` of its compute, if they can."""
-    target = runs[-1]
-    seen = [run for run in runs if run.compute <= target.compute / gap]
+def tell(seen: Sequence[Run], target: Run) -> None:
+    """Prints what the laws of each part, fitted to `seen`, say of the target, if they can."""
     if len({run.compute for run in seen}) < 3:
         return
     cells, _ = make_cells(seen)
@@ -113,8 +111,10 @@ def main() -> None:
     for path in options.forecast:
         kinds, results = read_runs(path)
         print(path)
-        for gap in GAPS:
-            tell([as_run(result, kinds) for result in results], gap)
+        runs = [as_run(result, kinds) for result in results]
+        ladders = [[run for run in runs if run.compute <= runs[-1].compute / gap] for gap in GAPS]
+        for seen in (seen for i, seen in enumerate(ladders) if seen not in ladders[:i]):
+            tell(seen, runs[-1])
 
 
 if __name__ == "__main__":
