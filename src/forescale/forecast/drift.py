@@ -44,7 +44,8 @@ ERROR_WEIGHT = 3.0
 """The declared prior of the error of log loss per decade, and how many measured errors it weighs as much as."""
 SETTLED_SIZES = 3
 GRADIENT_HALF_WIDTH = 0.3
-"""Of the log gradient norm's band, at no distance; half as much again for each decade ahead."""
+"""Of the log gradient norm's band, at no distance; half as much again one decade ahead, three times as much two: it falls on
+beyond the sizes where it seemed to settle (docs/log.md)."""
 NOISE_HALF_WIDTH = 0.4
 """Of the log noise's band; a quarter more for each decade ahead, wider where a point has fewer than NOISE_STEPS steps behind
 it. Four times the batch moves it by 0.69."""
@@ -155,7 +156,7 @@ def _gradient_band(curves: Sequence[Mapping[str, Any]], sized: bool, budget: flo
     band = {}
     for fraction, runs in _by_fraction(curves, sized, "gradient_norm"):
         _, predicted, far = _settling(runs, budget)
-        band[fraction] = _around("gradient", predicted, GRADIENT_HALF_WIDTH * (1 + 0.5 * far))
+        band[fraction] = _around("gradient", predicted, GRADIENT_HALF_WIDTH * (1 + 0.5 * far**2))
     return band
 
 

@@ -152,4 +152,4 @@ def _loss(
     return to_json(replace(forecast, warnings=(*doubts, *forecast.warnings)))
 
 
-STAGE = Stage("forecast", make_forecast, version=8)
+STAGE = Stage("forecast", make_forecast, version=9)
