@@ -50,9 +50,10 @@ class Sweep:
         else:
             rates[self.moved] *= factor
         width = int(value) if self.across == "width" else BASE_WIDTH
-        if self.across == "tokens per parameter":
+        # Values of the family itself are left out, so that curves share those runs.
+        if self.across == "tokens per parameter" and value != Family().tokens_per_param:
             family["tokens_per_param"] = value
-        if self.across == "depth":
+        if self.across == "depth" and value != Family().min_depth:
             family["min_depth"] = int(value)
         return {"run": run, "width": width, "seed": seed, "rates": rates, "family": family}
 
@@ -62,7 +63,7 @@ SEEDS = {"embedding": 6, "head": 3, "vector": 4}
 SWEEPS = (
     *(
         Sweep(moved, across, values, seeds=SEEDS.get(moved, 1))
-        for across, values in (("width", (10, 20, 40)), ("tokens per parameter", (4, 16, 32)))
+        for across, values in (("width", (10, 20, 40)), ("tokens per parameter", (4, 8, 16, 32)))
         for moved in (*GROUPS, "batch")
     ),
     Sweep("muon", "depth", (2, 3, 6)),
