@@ -9,8 +9,8 @@ rate grows with the square root of the batch and does not move with width. Token
 The measured evidence for each number is in docs/log.md; docs/model.md explains the rules.
 
 Measured exponents of the best value over the rule's (`python -m benchmarks.transfer`, docs/model.md), in width at fixed tokens per
-parameter: Muon -0.23, head 0.00, embedding -0.19, batch +0.40; in tokens per parameter: Muon +0.01, head +0.09, embedding +0.05 from
-8 on, batch +0.44; in depth: Muon -0.43. The vectors' curves are too flat to have a best value.
+parameter: Muon -0.23, head 0.00, embedding -0.19, batch +0.40; in tokens per parameter: Muon +0.01, head +0.09, embedding +0.05
+from 8 on, batch +0.44; in depth: Muon -0.43. The vectors' curves are too flat to have a best value.
 """
 
 from __future__ import annotations
