@@ -3,8 +3,8 @@
     python -m benchmarks.coverage --runs runs/laptop runs/second --out coverage.json
 
 Own: each size of a finished run folder or of a file of `benchmarks.recorded` (without --runs those of benchmarks/recorded), target
-included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for
-all tokens, text and pictures. Public: `forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs.
+included, from the rungs with at most 1/10, 1/100 and 1/1,000 of its compute, for all tokens, text and pictures. Public:
+`forecast_public_runs`' rows, along one tokens-per-parameter line and from all runs.
 Forecasts from the same runs are made once. They overlap, share runs, and are no independent trials.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.forecast_public_runs import CORPORA, DEFAULT_DATA, OWN_LOSS, SMALLEST_TARGET, load, seen_for
-from benchmarks.recorded import RECORDED, read_runs
+from benchmarks.recorded import GAPS, RECORDED, read_runs
 from forescale.core.artifacts import write_json
 from forescale.core.errors import UserError
 from forescale.forecast.loss import fit_loss
@@ -29,7 +29,6 @@ from forescale.forecast.runs import Run
 from forescale.forecast.stage import as_run
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-GAPS = (10, 100, 1000)
 
 
 def judged(kind: str, target: Run, gap: float, seen: list[Run], size: Mapping[str, float | None]) -> dict[str, Any]:
