@@ -144,8 +144,12 @@ def runs(words: Sequence[str]) -> int:
     from forescale.core.listing import list_artifacts, render
 
     rows = list_artifacts(options.dir)
-    print(json.dumps(rows, indent=1) if options.json else render(rows))
-    return 0
+    if options.json:
+        # Whoever reads this reads the states too.
+        print(json.dumps(rows, indent=1))
+        return 0
+    print(render(rows))
+    return int(any(row["state"] == "damaged" for row in rows))
 
 
 def forecast(words: Sequence[str]) -> int:
@@ -199,8 +203,11 @@ def report(words: Sequence[str]) -> int:
         raise UserError(f"{options.dir} is not a run folder; `forescale runs` lists those there are.")
     from forescale.report.page import redraw
 
-    print(redraw(options.dir))
-    return 0
+    page, damage = redraw(options.dir)
+    print(page)
+    for sentence in damage:
+        print(f"forescale: {sentence}.", file=sys.stderr)
+    return int(bool(damage))
 
 
 def data(words: Sequence[str]) -> int:

@@ -160,13 +160,13 @@ def test_it_is_a_stage(tmp_path: Path) -> None:
 
 def test_redraw_keeps_recipe_and_commands_and_touches_nothing_foreign(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", caps=(10,), capability=False)
-    assert redraw(run) == run / "report" / "report.html"
+    assert redraw(run) == (run / "report" / "report.html", [])
     assert read_json(run / "report" / "summary.json")["recipe"] == "run"
     shutil.rmtree(run / "report")
     config = {"run_dir": str(run), "recipe": "quick", "commands": {"run": "forescale run quick"}}
     STAGE.make(config, {"target": run / "target"}, run / "report")
     (run / "report" / "report.html").unlink()
-    assert "forescale run quick" in redraw(run).read_text(encoding="utf-8")
+    assert "forescale run quick" in redraw(run)[0].read_text(encoding="utf-8")
     assert read_json(run / "report" / "summary.json")["recipe"] == "quick"
     shutil.rmtree(run / "report")
     (run / "report").mkdir()

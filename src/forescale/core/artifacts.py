@@ -75,7 +75,10 @@ def read_json(path: Path) -> Any:
     """Parsed JSON. Raises CorruptArtifact, naming the file, if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not JSON, not UTF-8, numbers of thousands of digits, brackets without end
         raise CorruptArtifact(f"{path} is not valid JSON ({error}); delete its folder to make it again.") from error
 
 
@@ -148,26 +151,50 @@ class Manifest:
         if not path.is_file():
             raise UserError(f"{folder} holds no finished artifact (no {MANIFEST}); run the stage that makes it first.")
         try:
-            return Manifest(**read_json(path))
+            manifest = Manifest(**read_json(path))
         except TypeError as error:
             raise CorruptArtifact(
                 f"{path} has unexpected fields ({error}); delete {folder} to make it again."
             ) from error
+        for name in ("inputs", "outputs", "volatile"):
+            hashes = getattr(manifest, name)
+            if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+                raise CorruptArtifact(
+                    f"{path} holds {name} that are no hashes by name; delete {folder} to make it again."
+                )
+        if any(
+            Path(name).is_absolute() or ".." in Path(name).parts for name in {**manifest.outputs, **manifest.volatile}
+        ):
+            raise CorruptArtifact(f"{path} lists a file outside of its folder; delete {folder} to make it again.")
+        texts = (manifest.stage, manifest.key, manifest.content, manifest.started_at, manifest.finished_at)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(manifest.seconds, int | float):
+            raise CorruptArtifact(f"{path} has fields of other types than it should; delete {folder} to make it again.")
+        return manifest
 
 
 def content_hash(outputs: Mapping[str, str]) -> str:
     return digest(dict(outputs))
 
 
-def verify(folder: Path) -> Manifest:
-    """The manifest, after every output was read and found to be what it says. Raises CorruptArtifact otherwise."""
-    manifest = Manifest.load(folder)
+def mismatches(folder: Path, manifest: Manifest) -> list[str]:
+    """What in `folder` is not what its manifest says, every file read: a sentence each, none where all is well."""
+    found = []
     for name, expected in {**manifest.outputs, **manifest.volatile}.items():
         path = folder / name
         if not path.is_file():
-            raise CorruptArtifact(f"{path} is missing though its manifest lists it; delete {folder} to make it again.")
-        if sha256_file(path) != expected:
-            raise CorruptArtifact(f"{path} does not match its manifest's hash; delete {folder} to make it again.")
+            found.append(f"{path} is missing though its manifest lists it")
+        elif sha256_file(path) != expected:
+            found.append(f"{path} does not match its manifest's hash")
+    if content_hash(manifest.outputs) != manifest.content:
+        found.append(f"{folder / MANIFEST} does not match its own hash of its outputs")
+    return found
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest, after every output was read and found to be what it says. Raises CorruptArtifact otherwise."""
+    manifest = Manifest.load(folder)
+    for sentence in mismatches(folder, manifest):
+        raise CorruptArtifact(f"{sentence}; delete {folder} to make it again.")
     return manifest
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, read_json
+from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, mismatches, read_json
 from forescale.core.errors import CorruptArtifact, UserError
 
 
 def list_artifacts(root: Path) -> list[dict[str, Any]]:
-    """Finished, unfinished and unreadable artifacts below `root`. Raises UserError if there is no such folder."""
+    """Finished, unfinished and damaged artifacts below `root`; every file under a hash is read.
+
+    Raises UserError if there is no such folder.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the folder of your runs with --dir.")
     rows = []
@@ -19,18 +22,21 @@ def list_artifacts(root: Path) -> list[dict[str, Any]]:
         try:
             if (folder / MANIFEST).is_file():
                 manifest = Manifest.load(folder)
-                size = sum((folder / name).stat().st_size for name in {**manifest.outputs, **manifest.volatile})
+                wrong = mismatches(folder, manifest)
+                files = [folder / name for name in {**manifest.outputs, **manifest.volatile}]
+                size = sum(path.stat().st_size for path in files if path.is_file())
                 row |= {
                     "stage": manifest.stage,
-                    "state": "done",
+                    "state": "damaged" if wrong else "done",
                     "finished_at": manifest.finished_at,
                     "seconds": manifest.seconds,
                     "bytes": size,
                     "content": manifest.content,
+                    **({"error": "; ".join(wrong)} if wrong else {}),
                 }
             else:
-                row["stage"] = read_json(folder / IN_PROGRESS).get("stage")
-        except (CorruptArtifact, OSError) as error:
+                row["stage"] = dict(read_json(folder / IN_PROGRESS)).get("stage")
+        except (CorruptArtifact, OSError, TypeError, ValueError) as error:
             row |= {"state": "damaged", "error": str(error)}
         rows.append(row)
     return rows
@@ -47,4 +53,39 @@ def render(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['artifact']:{width}}  {row['stage'] or '?':10} {row['state']:10} {seconds} {size}  {row.get('content', '')[:12]}"
         )
+    lines += [f"damaged: {row['error']}" for row in rows if row["state"] == "damaged"]
     return "\n".join(lines)
+
+
+def damage(run_dir: Path) -> list[str]:
+    """Every file of a run folder that is not what its manifest says, and every artifact made of other inputs than lie there now.
+
+    A sentence each. The report itself is left out, since it is drawn anew.
+
+    A target names the forecast that it was watched against and a forecast the rungs that it stands on, by hash, so a sealed
+    forecast can be replaced unseen only together with three manifests.
+    """
+    found: list[str] = []
+    manifests: dict[str, Manifest] = {}
+    for path in sorted(run_dir.rglob(MANIFEST)):
+        name = path.parent.relative_to(run_dir).as_posix()
+        if name == "report":
+            continue
+        try:
+            manifests[name] = Manifest.load(path.parent)
+            found += mismatches(path.parent, manifests[name])
+        except (CorruptArtifact, OSError) as error:
+            found.append(str(error))
+    for name, manifest in manifests.items():
+        for wanted, content in manifest.inputs.items():
+            places = (
+                [f"rungs/{wanted}", wanted]
+                if wanted != "forecast"
+                else [n for n in manifests if n.startswith("forecasts/")]
+            )
+            there = [manifests[place].content for place in places if place in manifests]
+            if there and content not in there:
+                found.append(
+                    f"{run_dir / name} was made of another {wanted} than lies there now; their hashes do not match"
+                )
+    return found

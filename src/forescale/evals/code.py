@@ -6,6 +6,7 @@ the curriculum. Completions come in as text, from anywhere; running them is the 
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from forescale.core.answers import answer_of
 from forescale.core.artifacts import write_text
 from forescale.core.documents import Message, Text
 from forescale.core.errors import UserError
@@ -108,20 +110,74 @@ def chat_message(problem: CodeProblem) -> Message:
 
 
 def fenced_code(answer: str, entry_point: str) -> str:
-    """The code in a chat model's answer: its first fenced block that defines the function, else its first block.
+    """The code in a chat model's answer, its thoughts left out: the first fenced block that defines the function, else the first.
 
-    A block that is never closed goes to the end. An answer without blocks is code from its first definition or import on,
-    or all of it if there is none.
+    A block that is never closed goes to the end. An answer without blocks is code from its first definition or import on, or all of
+    it if there is none, to the end of the longest part that compiles: words may follow.
     """
-    blocks = [match[1] for match in re.finditer(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", answer, re.M | re.S)]
+    answer = answer_of(answer)
+    blocks = _fenced_blocks(answer)
     if blocks:
         return next((block for block in blocks if _defines(block, entry_point)), blocks[0])
-    start = re.search(r"^(?:def|from|import|class|@)\b", answer, re.M)
-    return answer[start.start() :] if start else answer
+    start = re.search(r"^(?:async def|def|from|import|class|@)\b", answer, re.M)
+    return _longest_that_compiles(answer[start.start() :]) if start else answer
+
+
+_FENCE = re.compile(r"((?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*)(`{3,}|~{3,})(.*)")
+
+
+def _fenced_blocks(answer: str) -> list[str]:
+    """The contents of fenced blocks (CommonMark 0.31, section 4.5), without the marks and the indentation of the quote or list that
+    they stand in. A fence ends a block if it is of the same sign and at least as long."""
+    blocks: list[list[str]] = []
+    fence, quotes, indentation = "", 0, 0
+    for line in answer.split("\n"):
+        found = _FENCE.match(line)
+        if not fence:
+            if found and not (found[2][0] == "`" and "`" in found[3]):
+                fence, quotes, indentation = (
+                    found[2],
+                    found[1].count(">"),
+                    len(found[1].rpartition(">")[2].expandtabs(4)),
+                )
+                blocks.append([])
+            continue
+        if found and found[2].startswith(fence) and not found[3].strip() and not re.search(r"[-*+.)]", found[1]):
+            fence = ""
+            continue
+        bare = re.sub(rf"^(?:[ \t]*>){{0,{quotes}}}", "", line) if quotes else line
+        space = len(bare) - len(bare.lstrip(" \t"))
+        kept = bare[:space].expandtabs(4) if indentation else bare[:space]
+        blocks[-1].append(kept[indentation:] + bare[space:])
+    # Only a fence ends the last line of a block; what is cut off ends where it was cut.
+    closed = ["\n".join(lines) + "\n" if lines else "" for lines in blocks]
+    return [*closed[:-1], "\n".join(blocks[-1])] if fence else closed
+
+
+def _longest_that_compiles(code: str) -> str:
+    """The most lines from the first on that are Python, without expressions at their end that only name things: words are such."""
+    lines = code.splitlines(keepends=True)
+    while lines:
+        try:
+            tree = ast.parse("".join(lines))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            # Nothing from the line of the error on can be a part of what compiles.
+            at = getattr(error, "lineno", None) or len(lines)
+            del lines[max(0, min(len(lines), at) - 1) :]
+            continue
+        last = tree.body[-1] if tree.body else None
+        if (
+            not isinstance(last, ast.Expr)
+            or any(isinstance(node, ast.Call) for node in ast.walk(last))
+            or len(tree.body) == 1
+        ):
+            return "".join(lines)
+        del lines[last.lineno - 1 :]
+    return code
 
 
 def _defines(code: str, entry_point: str) -> bool:
-    return re.search(rf"^def {re.escape(entry_point)}\b", code, re.M) is not None
+    return re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", code, re.M) is not None
 
 
 def program(problem: CodeProblem, completion: str, chat: bool = False) -> str:
@@ -135,6 +191,19 @@ def program(problem: CodeProblem, completion: str, chat: bool = False) -> str:
     if code[:1] not in (" ", "\t", "\n") and problem.prompt.endswith("\n"):
         code = "".join("    " + line for line in code.splitlines(keepends=True))
     return problem.prompt + code
+
+
+def tests_with_helpers(problem: CodeProblem) -> str:
+    """The tests behind what the prompt defines beside the function: a program that defines these anew is not judged by its own.
+
+    What the prompt imports, assigns and defines is the problem's, and runs where the tests run.
+    """
+    try:
+        tree = ast.parse(f"{problem.prompt.rstrip()}\n    pass\n")
+    except SyntaxError:
+        return problem.tests
+    helpers = [node for node in tree.body if getattr(node, "name", None) != problem.entry_point]
+    return f"{ast.unparse(ast.Module(helpers, []))}\n\n{problem.tests}" if helpers else problem.tests
 
 
 # --- scoring
@@ -170,10 +239,11 @@ def check(
     if len(problems) != len(completions):
         raise UserError(f"{len(problems)} problems need as many lists of completions, not {len(completions)}.")
     sources = [[program(problem, text, chat) for text in texts] for problem, texts in zip(problems, completions)]
-    distinct = list({(source, p.tests): None for p, texts in zip(problems, sources) for source in texts})
+    tests = [tests_with_helpers(problem) for problem in problems]
+    distinct = list({(source, asked): None for asked, texts in zip(tests, sources) for source in texts})
     verdicts = run_programs_patiently(distinct, timeout_seconds=timeout_seconds, workers=workers, unsafe=unsafe)
     found = dict(zip(distinct, verdicts))
-    return [[found[source, problem.tests] for source in texts] for problem, texts in zip(problems, sources)]
+    return [[found[source, asked] for source in texts] for asked, texts in zip(tests, sources)]
 
 
 def score_code(

@@ -171,7 +171,7 @@ def _write(
             max_new_tokens=room,
             temperature=solver.temperature if isinstance(solver, Explain) else 0.0,
             seed=seed + start,
-            stop_when=None if chat else lambda ids: any(s in tokenizer.decode(ids[-12:]) for s in stops),
+            stop_when=None if chat else lambda ids: any(s in tokenizer.decode(ids[-12:]).lstrip() for s in stops),
         )
         texts = [tokenizer.decode(ids) if chat else _cut(tokenizer.decode(ids), stops) for ids in written]
         if isinstance(solver, Explain):
@@ -199,7 +199,9 @@ def _judged(task: Task, item: Item, text: str) -> Row:
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
-    ends = [at for stop in stops if (at := text.find(stop, 1)) > 0]
+    """Up to the first stop string behind something written: a model that begins with an empty line has not ended."""
+    begun = len(text) - len(text.lstrip())
+    ends = [at for stop in stops if (at := text.find(stop, begun)) > 0]
     return text[: min(ends)] if ends else text
 
 

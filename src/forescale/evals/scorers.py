@@ -7,9 +7,11 @@ that cannot be reached stops the exam, which goes on from there when it is back.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DivisionByZero, InvalidOperation, Overflow
 
+from forescale.core.answers import answer_of
 from forescale.core.endpoint import JUDGE_KEY, JudgeFailed, JudgeUnreachable, endpoint_judge
 from forescale.evals.task import Item, Scorer
 
@@ -24,24 +26,45 @@ Right answer: {accepted}
 Answer to be judged: {completion}
 Is the answer to be judged right? Reply with one word, yes or no.
 """
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+")
-_WHOLE = re.compile(rf"-?\s*[$€£¥]?\s*(?:{_NUMBER.pattern})\s*[%€]?")  # nothing but a number
+# A run of digits with what may stand between them. A minus behind a digit, letter or bracket takes away or names a range.
+_RUN = r"(?:\d+(?:[.,'\u00a0\u2009\u202f]\d+)*|(?<!\d)\.\d+)"
+_NUMBER = re.compile(
+    rf"(?:(?<![\w)\]])(?P<sign>-)\s?)?(?P<currency>[$€£¥]\s?)?(?P<run>{_RUN})(?P<power>e[+-]?\d{{1,4}}\b)?(?:/(?P<under>\d+))?",
+    re.I,
+)
+_WHOLE = re.compile(rf"-?\s*[$€£¥]?\s*{_RUN}(?:e[+-]?\d{{1,4}})?(?:/\d+)?\s*[%€£$¥]?", re.I)  # nothing but a number
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:(?:,\d{3})+(?:\.\d+)?|(?:['\u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?)")
+_THOUSANDS_BY_POINTS = re.compile(r"[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
 _SPACE = re.compile(r"\s+")
+_MINUS = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
+# Emphasis, code and quotes around an answer, and its punctuation, are no part of it.
+_AROUND = ".,;:!?\"'()*_`~“”„‟‘’‚‛«»‹›「」『』"
+
+# A number, or a list of numbers that are written in a row.
+Value = Decimal | tuple[Decimal, ...] | str
 
 
 def exact(item: Item, completion: str) -> float:
-    """1 if the completion's first line is an accepted answer, apart from case, outer punctuation, articles and spaces."""
-    return float(_plain(completion.strip().split("\n")[0]) in {_plain(text) for text in item.accepted})
+    """1 if the first line of the answer is an accepted one, apart from case, emphasis, quotes, outer punctuation, articles, spaces,
+    and how Unicode composes its letters."""
+    return float(_plain(answer_of(completion).strip().split("\n")[0]) in {_plain(text) for text in item.accepted})
 
 
 def _plain(text: str) -> str:
-    words = _SPACE.sub(" ", text).strip().strip(".,;:!?\"'()").casefold()
-    return re.sub(r"^(the|a|an) ", "", words)
+    words = unicodedata.normalize("NFC", _SPACE.sub(" ", text).strip()).translate(_MINUS)
+    words = re.sub(r" ?, ?", ",", re.sub(r"^(?:#+|>) ", "", words))
+    # An answer may be nothing but such marks.
+    inner = unicodedata.normalize("NFC", words.strip(_AROUND + " ").casefold()) or words
+    return re.sub(r"^(the|a|an) ", "", inner)
 
 
 def numeric(item: Item, completion: str) -> float:
-    """1 if the last number of the completion equals an accepted one, as exact decimals; commas and units do not count."""
-    found = _NUMBER.findall(completion)
+    """1 if the last number of the answer equals an accepted one, as exact decimals; separators of thousands and units do not count.
+
+    A comma separates thousands only before groups of three digits; between two numbers it is a decimal comma ("3,5"), and among
+    more of them, as in "1,2,3", it makes a list, which equals the same list alone.
+    """
+    found = list(_NUMBER.finditer(answer_of(completion).translate(_MINUS)))
     return float(bool(found) and _value(found[-1]) in {_value(number) for number in _numbers(item)})
 
 
@@ -54,26 +77,32 @@ def by_kind(item: Item, completion: str) -> float:
     return max(exact(item, completion), numeric(item, completion))
 
 
-def _numbers(item: Item) -> list[str]:
+def _numbers(item: Item) -> list[re.Match[str]]:
     """The accepted answers that are numbers, without what stands around them."""
     kind = item.facts.get("answer")
-    if kind == "text":
-        return []
-    numbers = [text for text in item.accepted if kind == "number" or _WHOLE.fullmatch(text.strip())]
-    return [
-        ("-" if re.match(r"-\s*[$€£¥]", text.strip()) else "") + n
-        for text in numbers
-        for n in _NUMBER.findall(text)[:1]
-    ]
+    texts = [text.strip().translate(_MINUS) for text in item.accepted]
+    found = [_NUMBER.search(text) for text in texts if kind == "number" or (kind != "text" and _WHOLE.fullmatch(text))]
+    return [number for number in found if number is not None]
 
 
-def _value(text: str) -> Decimal | str:
-    over, _, under = text.replace(",", "").partition("/")
+def _value(number: re.Match[str]) -> Value:
+    run, sign = number["run"], -1 if number["sign"] else 1
     try:
-        value = Decimal(over) / Decimal(under) if under else Decimal(over)
-    except (InvalidOperation, ZeroDivisionError):
-        return text
-    return value.normalize()
+        if _THOUSANDS.fullmatch(run):
+            value = Decimal(re.sub(r"[,'\u00a0\u2009\u202f](?=\d{3})", "", run).replace(",", "."))
+        elif _THOUSANDS_BY_POINTS.fullmatch(run):
+            value = Decimal(run.replace(".", "").replace(",", "."))
+        elif run.count(",") > 1:
+            return tuple(Decimal(part).normalize() for part in run.split(","))
+        else:
+            value = Decimal(run.replace(",", "."))
+        if number["power"]:
+            value *= Decimal("1" + number["power"])
+        if number["under"]:
+            value /= Decimal(number["under"])
+    except (InvalidOperation, DivisionByZero, Overflow):
+        return number[0]
+    return (sign * value).normalize()
 
 
 def judged(judge: Judge) -> Scorer:
@@ -81,7 +110,9 @@ def judged(judge: Judge) -> Scorer:
 
     def score(item: Item, completion: str) -> float:
         said = judge(
-            JUDGE_PROMPT.format(question=item.text, accepted=" / ".join(item.accepted), completion=completion.strip())
+            JUDGE_PROMPT.format(
+                question=item.text, accepted=" / ".join(item.accepted), completion=answer_of(completion).strip()
+            )
         )
         word = re.match(r"\W*(yes|no)\b", said.casefold())
         if word is None:

@@ -44,6 +44,7 @@ def summarise(folder: RunFolder, recipe: str) -> Json:
             (r["peak_memory_bytes"] for r in _ladder(folder) if r["peak_memory_bytes"]), default=None
         ),
         "exclusions": _exclusions(folder),
+        "damage": list(folder.damage),
         "warnings": _warnings(folder, forecasts, alignment),
         "data": {
             "offline": folder.data.get("offline"),
@@ -87,7 +88,7 @@ def _baselines(law: Json) -> Json:
 
 def _loss_entry(folder: RunFolder, forecast: ForecastFile) -> Json:
     payload, law = forecast.payload, forecast.payload["loss"]
-    is_forecast, pending, why = verdict.standing(forecast, folder.target)
+    is_forecast, pending, why = verdict.standing(forecast, folder.target, folder.damage)
     observed = folder.observed.result["loss"] if folder.observed else None
     entry = {
         "cap_ratio": forecast.cap_ratio,
@@ -130,8 +131,8 @@ def _by_modality(folder: RunFolder) -> Json:
             **verdict.compare(law.get("predicted"), law.get("interval"), observed.get(name)),
             "interval_level": law.get("interval_level"),
             **_baselines(law),
-            "is_forecast": verdict.standing(forecast, folder.target)[0],
-            "pending": verdict.standing(forecast, folder.target)[1],
+            "is_forecast": verdict.standing(forecast, folder.target, folder.damage)[0],
+            "pending": verdict.standing(forecast, folder.target, folder.damage)[1],
         }
         result[name]["forecasts"].append(entry)
         if not result[name]["local_exponents"]:
@@ -152,7 +153,7 @@ def exponents(local: list[Json]) -> list[Json]:
 def _capability(folder: RunFolder) -> list[Json]:
     entries = []
     for forecast in folder.forecasts:
-        is_forecast = verdict.standing(forecast, folder.target)[0]
+        is_forecast = verdict.standing(forecast, folder.target, folder.damage)[0]
         for item in forecast.payload.get("capability") or []:
             observed, why = (None, None)
             if folder.observed is not None:
@@ -296,7 +297,7 @@ def _exclusions(folder: RunFolder) -> list[Json]:
 
 def _warnings(folder: RunFolder, entries: list[Json], alignment: Json | None) -> list[Json]:
     """Everything that a reader should hold against the numbers, with what it is about."""
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = [("damaged", sentence) for sentence in folder.damage]
     for forecast, entry in zip(folder.forecasts, entries):
         about = forecast.path
         if not entry["is_forecast"] and not entry["pending"]:

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from forescale import __version__
-from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, Stage, utc_now, write_json, write_text
-from forescale.core.errors import UserError
+from forescale.core.artifacts import IN_PROGRESS, MANIFEST, Manifest, Stage, read_json, utc_now, write_json, write_text
+from forescale.core.errors import CorruptArtifact, UserError
 from forescale.forecast.runs import Run, write_csv
 from forescale.report import (
     alignment,
@@ -190,8 +190,14 @@ def build(config: ReportConfig | Mapping[str, Any], inputs: Mapping[str, Path], 
     if isinstance(config, Mapping):
         config = ReportConfig(str(config["run_dir"]), str(config["recipe"]), config.get("commands") or {})
     folder = read(Path(config.run_dir))
-    summary = summarise(folder, config.recipe)
-    drawings = draw(folder, summary)
+    try:
+        summary = summarise(folder, config.recipe)
+        drawings = draw(folder, summary)
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+        if not folder.damage:
+            raise
+        # What was edited or damaged may hold anything, and no figure of it would be worth drawing.
+        raise CorruptArtifact(f"{'; '.join(folder.damage)}; no report can be drawn of that.") from error
     for drawing in drawings.values():
         write_text(out_dir / "figures" / f"{drawing.name}.svg", drawing.svg)
     write_csv(out_dir / "runs.csv", ladder_runs(folder))
@@ -202,8 +208,9 @@ def build(config: ReportConfig | Mapping[str, Any], inputs: Mapping[str, Path], 
 STAGE = Stage("report", build, volatile=frozenset({"report.html", "summary.json"}))
 
 
-def redraw(run_dir: Path) -> Path:
-    """Draws the report of a run folder again, with the code of today, and returns the page's path.
+def redraw(run_dir: Path) -> tuple[Path, list[str]]:
+    """Draws the report of a run folder again, with the code of today. Returns the page's path, and what of the run folder does not
+    match its manifests, a sentence each.
 
     Recipe and commands are those of the report that was there. Raises UserError if the folder holds no run, or if its
     report/ holds files of somebody else's.
@@ -222,7 +229,7 @@ def redraw(run_dir: Path) -> Path:
     }
     artifacts = {str(path.parent.relative_to(run_dir)): path.parent for path in sorted(run_dir.rglob(MANIFEST))}
     STAGE.make(config, artifacts, out_dir)
-    return out_dir / "report.html"
+    return out_dir / "report.html", read_json(out_dir / "summary.json")["damage"]
 
 
 def examine_page(folders: Mapping[str, Path], out: Path) -> Path:

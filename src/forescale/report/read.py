@@ -15,6 +15,7 @@ from typing import Any
 from forescale.core.artifacts import IN_PROGRESS, MANIFEST, read_json
 from forescale.core.documents import LETTERS
 from forescale.core.errors import CorruptArtifact, UserError
+from forescale.core.listing import damage
 from forescale.report import words
 
 STAGE_ORDER = ("data", "tokenizer", "shards", "rungs", "forecasts", "target", "exams", "alignment", "safety", "redteam")
@@ -65,7 +66,7 @@ def _rows(path: Path, growing: bool = False) -> Iterator[dict[str, Any]]:
                         f"{path} should hold a JSON object a line; delete its folder to make it again."
                     )
                 yield finite(row)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptArtifact(
             f"{path} is not valid JSON lines ({error}); delete its folder to make it again."
         ) from error
@@ -190,6 +191,7 @@ class RunFolder:
     manifests: dict[str, dict[str, Any]]  # relative folder -> manifest
     exams: dict[str, Exams] = field(default_factory=dict)  # by label, base first
     alignment: Alignment = field(default_factory=Alignment)
+    damage: tuple[str, ...] = ()  # files that are not what their manifests say, a sentence each
 
     @property
     def ladder(self) -> list[TrainingRun]:
@@ -214,11 +216,44 @@ def _training_run(root: Path, folder: Path) -> TrainingRun:
     )
 
 
+def _odd_forecast(sealed: dict[str, Any]) -> str:
+    """What in a forecast file has a type that it cannot have; nothing where all is well."""
+    if not isinstance(sealed["cap_ratio"], int | float):
+        return "a cap_ratio that is no number"
+    if not isinstance(sealed.get("seal"), dict | None):
+        return "a seal that is no object"
+    by_modality = sealed.get("loss_by_modality") or {}
+    if not isinstance(by_modality, dict):
+        return "a loss_by_modality that is no object"
+    for name, law in {
+        "loss": sealed["loss"],
+        **{f"loss of {name}": law for name, law in by_modality.items() if law},
+    }.items():
+        if not isinstance(law, dict):
+            return f"a {name} that is no object"
+        for key in ("predicted", "interval_level", "baseline_last_rung", "baseline_loglog_line"):
+            if not isinstance(law.get(key), int | float | None):
+                return f"a {name} whose {key} is no number"
+        interval = law.get("interval")
+        if interval is not None and not (
+            isinstance(interval, list)
+            and len(interval) == 2
+            and all(isinstance(end, int | float | None) for end in interval)
+        ):
+            return f"a {name} whose interval is no pair of numbers"
+        for key in ("ensemble", "floor_sensitivity", "local_exponents", "warnings"):
+            if not isinstance(law.get(key), list | None):
+                return f"a {name} whose {key} is no list"
+    return ""
+
+
 def _forecast(root: Path, path: Path) -> ForecastFile:
     sealed = _object(path)
     missing = {"cap_ratio", "loss"} - set(sealed)
     if missing:
         raise CorruptArtifact(f"{path} lacks {', '.join(sorted(missing))}; delete its folder and forecast again.")
+    if wrong := _odd_forecast(sealed):
+        raise CorruptArtifact(f"{path} holds {wrong}, so it is no forecast; delete its folder and forecast again.")
     return ForecastFile(str(path.parent.relative_to(root)), sealed, finite(sealed), _object(path.parent / MANIFEST))
 
 
@@ -366,6 +401,7 @@ def read(run_dir: Path) -> RunFolder:
         manifests=manifests,
         exams=_all_exams(run_dir),
         alignment=_alignment(run_dir),
+        damage=tuple(damage(run_dir)),
     )
 
 

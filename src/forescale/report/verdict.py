@@ -5,6 +5,7 @@ A forecast is called a forecast only if the seal's hash holds and it was sealed 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from forescale.core.errors import CorruptArtifact
@@ -25,22 +26,27 @@ def seal_holds(sealed: dict[str, Any]) -> bool:
     return True
 
 
-def standing(forecast: ForecastFile, target: TrainingRun | None) -> tuple[bool, bool, str]:
-    """(is a forecast, may still become one, why in words)."""
+def standing(forecast: ForecastFile, target: TrainingRun | None, damage: Sequence[str] = ()) -> tuple[bool, bool, str]:
+    """(is a forecast, may still become one, why in words). `damage`: what of the run folder does not match its manifests."""
     sealed_at = words.parse_time((forecast.payload.get("seal") or {}).get("sealed_at"))
     if sealed_at is None:
         return False, False, "not a forecast: it was never sealed"
     if not seal_holds(forecast.sealed):
         return False, False, "not a forecast: its content does not match its seal"
+    started_at = words.parse_time(target.started_at) if target else None
+    if target and started_at is None:
+        return False, False, "not a forecast: when the target started is not known"
+    ahead = (started_at - sealed_at).total_seconds() if started_at else 0.0
+    if target and ahead <= 0:
+        return False, False, f"not a forecast: sealed {words.duration(-ahead)} after the target’s first step"
+    folders = [forecast.path, *([target.path] if target else [])]
+    for sentence in damage:
+        # Sentences name a file or a folder of the run, so that what touches this forecast or its target can be told.
+        if any(f"{folder}/" in sentence or f"{folder} " in sentence for folder in folders):
+            return False, False, f"not a forecast: {sentence}"
     if target is None:
         return False, True, f"sealed {words.clock(sealed_at.isoformat())}; the target has not been run yet"
-    started_at = words.parse_time(target.started_at)
-    if started_at is None:
-        return False, False, "not a forecast: when the target started is not known"
-    ahead = (started_at - sealed_at).total_seconds()
-    if ahead > 0:
-        return True, False, f"sealed {words.duration(ahead)} before the target’s first step"
-    return False, False, f"not a forecast: sealed {words.duration(-ahead)} after the target’s first step"
+    return True, False, f"sealed {words.duration(ahead)} before the target’s first step"
 
 
 def compare(predicted: float | None, interval: Interval, observed: float | None) -> dict[str, Any]:
