@@ -22,6 +22,7 @@ usage: forescale <verb> ...        (forescale <verb> --help tells more)
   plan RECIPE    what a run will train and need, before anything starts
   runs           what the run folders hold
   forecast       a forecast from your own runs:  --runs my_runs.csv --target 1e21
+  seal           the seals of a run folder's forecasts; anchor their hashes where you do not hold the pen
   report         draw the report of a run folder again:  --dir runs/quick
   eval MODEL     exams: text, pictures, code, calibration, knowledge; ours or a pretrained model
   import SOURCE  bring a pretrained model in: Hugging Face directory, GGUF file, or the pack smollm2
@@ -190,6 +191,46 @@ def forecast(words: Sequence[str]) -> int:
     return 0
 
 
+def seal(words: Sequence[str]) -> int:
+    @dataclass(frozen=True)
+    class Seal:
+        """Show, anchor or check the seals of a run folder.  Example: forescale seal --dir runs/laptop --anchor tag"""
+
+        dir: Path
+        """the run folder"""
+        anchor: str | None = None
+        """write the seals' hashes as a git tag of the repository you are in (`tag`), or to a file to publish (its name)"""
+        check: str | None = None
+        """the file or the git tag of an anchor: are the seals still those?"""
+        json: bool = False
+        """print JSON instead of a table"""
+
+    options = _parse(Seal, words, "seal")
+    from dataclasses import asdict
+
+    from forescale.forecast.anchor import anchor, check_anchor, seals
+
+    found = seals(options.dir)
+    broken = check_anchor(found, options.check) if options.check else []
+    if options.json:
+        print(json.dumps({"seals": [asdict(line) for line in found], "not_as_anchored": broken}, indent=1))
+    else:
+        for line in found:
+            print(
+                f"{line.forecast}  {line.sealed_at}  {line.sha256}"
+                if not line.problem
+                else f"{line.forecast}  {line.problem}"
+            )
+    if options.anchor:
+        print(
+            f"forescale: anchored as {anchor(found, options.anchor)}; publish it before the target runs.",
+            file=sys.stderr,
+        )
+    for sentence in broken:
+        print(f"forescale: {sentence}.", file=sys.stderr)
+    return int(bool(broken) or any(line.problem for line in found))
+
+
 def report(words: Sequence[str]) -> int:
     @dataclass(frozen=True)
     class Report:
@@ -316,6 +357,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
     "runs": runs,
     "forecast": forecast,
+    "seal": seal,
     "report": report,
     "eval": eval_,
     "import": import_,

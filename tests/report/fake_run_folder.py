@@ -39,13 +39,19 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def manifest(
-    folder: Path, stage: str, started: dt.datetime, seconds: float, seed: int | None = None, config: Any = None
+    folder: Path,
+    stage: str,
+    started: dt.datetime,
+    seconds: float,
+    seed: int | None = None,
+    config: Any = None,
+    inputs: dict[str, str] | None = None,
 ) -> None:
     volatile = {"metrics.jsonl", "timing.json"}
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != "manifest.json")
     outputs = {name: sha256_file(folder / name) for name in names if name not in volatile}
     value = {
-        "stage": stage, "key": digest(str(folder.name)), "config": config or {}, "inputs": {}, "outputs": outputs,
+        "stage": stage, "key": digest(str(folder.name)), "config": config or {}, "inputs": inputs or {}, "outputs": outputs,
         "volatile": {name: sha256_file(folder / name) for name in names if name in volatile},
         "content": content_hash(outputs), "version": "0.1.0", "code": digest("code"), "seed": seed,
         "environment": {"python": "3.11.7", "platform": "Linux-6.1", "machine": "x86_64", "cpus": 2,

@@ -63,7 +63,7 @@ def damage(run_dir: Path) -> list[str]:
     A sentence each. The report itself is left out, since it is drawn anew.
 
     A target names the forecast that it was watched against and a forecast the rungs that it stands on, by hash, so a sealed
-    forecast can be replaced unseen only together with three manifests.
+    forecast can be replaced unseen only together with its manifest, the target's, and the target's account of its seal.
     """
     found: list[str] = []
     manifests: dict[str, Manifest] = {}
@@ -88,4 +88,19 @@ def damage(run_dir: Path) -> list[str]:
                 found.append(
                     f"{run_dir / name} was made of another {wanted} than lies there now; their hashes do not match"
                 )
-    return found
+    return found + _other_seals(run_dir)
+
+
+def _other_seals(run_dir: Path) -> list[str]:
+    """Runs that were watched against a forecast whose seal is none of those that lie there."""
+    try:
+        forecasts = [read_json(path) for path in run_dir.glob("forecasts/*/forecast.json")]
+        seals = {forecast["seal"]["sha256"] for forecast in forecasts}
+        timings = {path: read_json(path).get("forecast_seal") for path in run_dir.glob("*/timing.json")}
+    except (CorruptArtifact, OSError, TypeError, KeyError, AttributeError):
+        return []  # which file is damaged is said of it by its manifest
+    return [
+        f"{path} names another seal of its forecast than lies there now; their hashes do not match"
+        for path, seal in sorted(timings.items())
+        if seal and seals and seal not in seals
+    ]

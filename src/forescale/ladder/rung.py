@@ -77,7 +77,10 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
     started_at, attempts = _first_step(out_dir)
     _describe(config, flops, bfloat16, out_dir)
 
-    watcher = Watcher(read_json(inputs["forecast"] / "forecast.json")["band"]) if "forecast" in inputs else None
+    watched = read_json(inputs["forecast"] / "forecast.json") if "forecast" in inputs else None
+    watcher = Watcher(watched["band"]) if watched else None
+    # Beside the times, since a seal has one: what is trained stays the same bytes whenever its forecast was sealed.
+    seal = {"forecast_seal": watched["seal"]["sha256"]} if watched else {}
     alarms: list[dict[str, Any]] = []
 
     def watch(point: dict[str, float]) -> None:
@@ -118,7 +121,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
                 "notes": [str(error)],
             },
         )
-        write_json(out_dir / "timing.json", {"started_at": started_at, "finished_at": utc_now()})
+        write_json(out_dir / "timing.json", {"started_at": started_at, "finished_at": utc_now(), **seal})
         return
     if progress.skipped:
         notes.append(f"{progress.skipped} steps were skipped for a loss or gradient that was not finite.")
@@ -140,6 +143,7 @@ def run_rung(config: RungConfig, inputs: Mapping[str, Path], out_dir: Path) -> N
             "device": str(device),
             "compiled": compiled,
             "attempts": attempts,
+            **seal,
         },
     )
 
