@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -134,6 +135,34 @@ FENCED = {
     "nothing fenced": ("The function is\ndef add(x, y):\n    return 1\n", "def add(x, y):\n    return 1\n"),
     "imports": ("This works:\nimport math\ndef add(x, y): return 1", "import math\ndef add(x, y): return 1"),
     "only a body": ("    return x + y\n", "    return x + y\n"),
+    "in a list": (
+        "1. Write:\n\n   ```python\n   def add(x, y):\n       return x + y\n   ```\n2. Done.",
+        "def add(x, y):\n    return x + y\n",
+    ),
+    "on a list's own line": (
+        "- ```python\n  def add(x, y):\n      return x + y\n  ```",
+        "def add(x, y):\n    return x + y\n",
+    ),
+    "in a quote": ("> ```\n> def add(x, y):\n>     return x\n> ```", "def add(x, y):\n    return x\n"),
+    "tildes": ("~~~python\ndef add(x, y): return x\n~~~", "def add(x, y): return x\n"),
+    "longer fences": ("````\ndef add(x, y): return 1\n# ```\n```\n````", "def add(x, y): return 1\n# ```\n```\n"),
+    "tildes do not end backticks": ("```\ndef add(x, y): 1\n~~~\n```", "def add(x, y): 1\n~~~\n"),
+    "code between backticks is no fence": ("```def add(x, y)``` is\ndef add(x, y): 1", "def add(x, y): 1"),
+    "a thought before": (
+        "<think>\n```\ndef add(x, y): 0\n```\n</think>\n```\ndef add(x, y): 1\n```",
+        "def add(x, y): 1\n",
+    ),
+    "a thought in the prompt": ("def add(x, y): 0\n</think>\ndef add(x, y): 1", "def add(x, y): 1"),
+    "words behind": (
+        "def add(x, y):\n    return x + y\n\nThis adds x to y, you see.\n",
+        "def add(x, y):\n    return x + y\n\n",
+    ),
+    "one word behind": ("def add(x, y):\n    return x + y\n\nDone\n", "def add(x, y):\n    return x + y\n\n"),
+    "a call behind is code": ("def add(x, y): 1\nprint(add(1, 2))\n", "def add(x, y): 1\nprint(add(1, 2))\n"),
+    "a coroutine": ("Here:\nasync def add(x, y): 1", "async def add(x, y): 1"),
+    "never right": ("def add(x, y:\n", "def add(x, y:\n"),
+    "an empty block": ("```\n```", ""),
+    "tabs": ("```\ndef add(x, y):\n\treturn x\n```", "def add(x, y):\n\treturn x\n"),
     "fences in a string": ("```\ndef add(x, y):\n    return '```'\n```", "def add(x, y):\n    return '```'\n"),
 }
 
@@ -226,3 +255,34 @@ def test_equal_completions_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_scored_is_said(completions: list[list[str]], ks: tuple[int, ...], match: str) -> None:
     with pytest.raises(UserError, match=match):
         score_code("functions", [ADD, ADD] if completions else [], completions, ks, temperature=0.0, unsafe=True)
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "def half(x):\n    return 3\n",
+        "half = lambda x: 3\n",
+        "import math\nmath.sqrt = half\nhalf = float\n",
+        "global half\n",
+        "class half:\n    def __new__(cls, x): return 3\n",
+    ],
+)
+def test_helpers_of_the_prompt_are_not_taken_from_the_program(cheat: str) -> None:
+    # half(twice(3)) is to be 3 whatever twice says, by the program's own half.
+    tests = "assert half(twice(3)) == 3\n"
+    problem = dataclasses.replace(TWICE, tests=tests)
+    ((honest, forged),) = check([problem], [[" 2 * x\n", f" 7 * x\n\n\n{cheat}"]], unsafe=True)
+    assert honest.passed
+    assert not forged.passed
+
+
+def test_what_the_prompt_imports_and_assigns_is_there_for_the_tests() -> None:
+    problem = CodeProblem(
+        "area",
+        "from math import pi as PI\nSCALE = 2\n\n\ndef area(r):\n",
+        "area",
+        "assert area(1) == PI * SCALE\n",
+        "    return PI * SCALE * r\n",
+    )
+    ((verdict,),) = check([problem], [[problem.canonical]], unsafe=True)
+    assert verdict.passed

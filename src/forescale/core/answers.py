@@ -8,6 +8,7 @@ import re
 _NAMES = "think|thinking|thought|thoughts|reasoning"
 _OPENED = re.compile(rf"\s*(?:<({_NAMES})>|\[({_NAMES})\])", re.I)
 _CLOSED = re.compile(rf"</({_NAMES})>|\[/({_NAMES})\]", re.I)
+_QUOTES = ("`", "'", '"')
 
 
 def answer_of(text: str) -> str:
@@ -24,8 +25,8 @@ def answer_of(text: str) -> str:
             # A closing tag that something before it opened is spoken of, not used.
             if closed is None or re.search(rf"[<\[]{name}[>\]]", text[: closed.start()], re.I):
                 return text
-            # Spoken of as well where it stands in a line of code or between backticks.
-            if text[: closed.start()].endswith("`") or text[closed.end() :].startswith("`"):
+            # Spoken of as well between backticks or quotes.
+            if text[: closed.start()].endswith(_QUOTES) or text[closed.end() :].startswith(_QUOTES):
                 return text
         elif closed is None:
             return ""
