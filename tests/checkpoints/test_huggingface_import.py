@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,9 +253,28 @@ def test_models_of_another_kind_are_refused(change: dict[str, Any], says: str, e
             {"num_key_value_heads": 4},
             r"k_proj\.weight has shape \(32, 48\) where the configuration asks for \(64, 48\)",
         ),
-        ({"hidden_size": -1}, "cannot be read as a model"),
-        ({"num_hidden_layers": 3}, "lacks 9 weights"),
-        ({"num_hidden_layers": 1}, "which neither Llama nor Qwen3 has"),
+        ({"hidden_size": -1}, "width is -1"),
+        ({"hidden_size": 48.0}, "width is 48.0"),
+        ({"intermediate_size": 0}, "mlp_width is 0"),
+        ({"num_hidden_layers": 3}, "says 3 layers, and the weights have 2"),
+        ({"num_hidden_layers": 1}, "says 1 layers, and the weights have 2"),
+        ({"num_hidden_layers": 10**9}, "says 1000000000 layers"),
+        ({"num_hidden_layers": True}, "depth is True"),
+        ({"num_attention_heads": -4}, "heads is -4"),
+        ({"num_key_value_heads": 0}, "kv_heads is 0"),
+        ({"head_dim": 0}, "head_dim is 0"),
+        ({"max_position_embeddings": 0}, "sequence_length is 0"),
+        ({"max_position_embeddings": 10**12}, "sequence_length is 1000000000000"),
+        ({"vocab_size": "384"}, "vocab_size is '384'"),
+        ({"rms_norm_eps": 0}, "norm_epsilon is 0"),
+        ({"rms_norm_eps": float("nan")}, "norm_epsilon is nan"),
+        ({"rms_norm_eps": "1e-6"}, "norm_epsilon is '1e-6'"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta is 0"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -1e4}}, "rope_theta is -10000"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, r"rope_factors\[0\] is 0"),
+        ({"rope_parameters": {**LLAMA3, "factor": float("nan")}}, "rope_factors"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "do not attend to everything"),
         ({"model_type": "qwen3"}, "lacks 4 weights"),
         ({"vocab_size": 300}, "do not belong together"),
     ],
@@ -292,6 +312,89 @@ def test_broken_files_are_said_to_be(exported: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(says)) as error:
             huggingface.read(broken(name, data))
         assert "\n" not in str(error.value), "one sentence"
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+Q_PROJ = "language_model.model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w[Q_PROJ].fill_(float("nan")), "q_proj.weight holds values that are not finite"),
+        (lambda w: w[Q_PROJ][3].mul_(float("inf")), "q_proj.weight holds values that are not finite"),
+        (lambda w: w.update({Q_PROJ: w[Q_PROJ].to(torch.int8)}), "q_proj.weight holds whole numbers (torch.int8)"),
+        (lambda w: w["multi_modal_projector.linear_1.bias"].fill_(-float("inf")), "linear_1.bias holds values"),
+        *(
+            (lambda w, name=name: w.update({name: torch.ones(4)}), f"has the weight {name}")
+            for name in (
+                "lm_head.bias",
+                LORA,
+                LORA.replace("_A", "_B"),
+                "model.embed_positions.weight",
+                "language_model.model.layers.0.self_attn.q_proj.bias",
+                "language_model.model.layers.0.mlp.down_proj.weight_scale",
+                "language_model.model.embed_tokens.bias",
+                "image_newline",
+                "multi_modal_projector.linear_3.weight",
+                "vision_tower.vision_model.embeddings.class_embedding",
+                "vision_tower.vision_model.encoder.layers.0.gamma",
+                "score.weight",
+                "v_head.summary.weight",
+            )
+        ),
+        (lambda w: w.update({"language_model.model.layers.2.mlp.up_proj.weight": torch.ones(4)}), "weights have 3"),
+        (lambda w: w.update({"language_model.model.layers.7.mlp.up_proj.weight": torch.ones(4)}), "numbers 0 to 7"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(48)}), "twice"),
+    ],
+)
+def test_weights_are_used_or_refused_by_name(
+    change: Callable[[dict[str, torch.Tensor]], Any], says: str, exported: Path
+) -> None:
+    change_weights(exported, change)
+    with pytest.raises(UserError, match=re.escape(says)) as error:
+        huggingface.read(exported)
+    assert "\n" not in str(error.value), "one sentence"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "language_model.model.layers.0.self_attn.rotary_emb.inv_freq",
+        "language_model.model.rotary_emb.inv_freq",
+        "vision_tower.vision_model.embeddings.position_ids",
+        "vision_tower.vision_model.head.probe",
+    ],
+)
+def test_weights_without_effect_are_left(name: str, exported: Path) -> None:
+    before = huggingface.read(exported).model(IDS)
+    change_weights(exported, lambda weights: weights.update({name: torch.ones(4)}))
+    assert torch.equal(huggingface.read(exported).model(IDS), before)
+
+
+def test_a_head_of_the_files_own_is_used_though_the_configuration_ties_it(tmp_path: Path) -> None:
+    model = checkpoint(sight=False, qk_norm=False)
+    huggingface.write(model, tmp_path)
+    rewrite(tmp_path, {"tie_word_embeddings": True})
+    read = huggingface.read(tmp_path)
+    assert torch.equal(read.model(IDS), model.model(IDS))
+    assert not read.model.config.tie_embeddings
+    # The same numbers twice are one weight.
+    change_weights(tmp_path, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    assert huggingface.read(tmp_path).model.config.tie_embeddings
+
+
+def test_more_layers_of_the_tower_than_there_are(exported: Path) -> None:
+    facts = json.loads((exported / "config.json").read_text())["vision_config"]
+    rewrite(exported, {"vision_config": {**facts, "num_hidden_layers": 10**9}})
+    with pytest.raises(UserError, match="999999999 layers of the vision tower, and the weights have 2"):
+        huggingface.read(exported)
 
 
 def test_pickles_are_never_opened(exported: Path) -> None:

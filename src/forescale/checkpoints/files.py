@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,17 @@ def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def build(config: ModelConfig, image_token: int, state: dict[str, torch.Tensor]) -> Model:
-    """A model of these weights in float32, without drawing random ones first. Raises RuntimeError if they do not fit it."""
+    """A model of these weights in float32, without drawing random ones first.
+
+    Raises RuntimeError if they do not fit it or are not all finite.
+    """
     with torch.device("meta"):
         model = Model(config, image_token, seed=None)
+    for name, value in state.items():
+        if not value.is_floating_point():
+            raise RuntimeError(
+                f"{name} holds whole numbers ({value.dtype}), not weights; quantized ones cannot be read"
+            )
     state = {name: value.to(torch.float32) for name, value in state.items()}
     if config.tie_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
@@ -80,10 +88,28 @@ def build(config: ModelConfig, image_token: int, state: dict[str, torch.Tensor])
             raise RuntimeError(
                 f"{name} has shape {tuple(state[name].shape)} where the configuration asks for {tuple(expected.shape)}"
             )
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise RuntimeError(f"{name} holds values that are not finite (NaN or infinite)")
     model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model.eval()
+
+
+def check_depth(said: int, names: Iterable[str], block: str) -> None:
+    """Raises UserError unless as many blocks are said as the names of the weights have; `block`: a pattern of a block's number.
+
+    Before anything is built: what is said may be any number, and what is named is bounded by the file.
+    """
+    numbers = {int(found[1]) for name in names if (found := re.match(block, name))}
+    if numbers != set(range(len(numbers))) or said != len(numbers):
+        there = (
+            f"{len(numbers)}" if numbers == set(range(len(numbers))) else f"numbers {min(numbers)} to {max(numbers)}"
+        )
+        raise UserError(
+            f"the configuration says {said} layers, and the weights have {there}; they do not belong together."
+        )
 
 
 def check_ids(tokenizer: Tokenizer, config: ModelConfig, path: Path) -> None:
@@ -157,7 +183,9 @@ def load_model(folder: Path, device: torch.device | None = None) -> Model:
         facts = read_facts(folder / "config.json")
         config = dict(facts["model"])
         config["rope_factors"] = tuple(config.get("rope_factors", ()))  # a list in JSON
-        model = build(ModelConfig(**config), facts["image_token"], load_file(folder / "model.safetensors"))
+        state = load_file(folder / "model.safetensors")
+        check_depth(config["depth"], state, r"layers\.(\d{1,6})\.")
+        model = build(ModelConfig(**config), facts["image_token"], state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CorruptArtifact(f"{folder} holds no readable checkpoint ({first_line(error)}); {AGAIN}.") from error
     return model.to(device or torch.device("cpu"))

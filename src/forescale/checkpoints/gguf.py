@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from forescale import __version__
-from forescale.checkpoints.files import Checkpoint, build, check_ids, first_line, halve
+from forescale.checkpoints.files import Checkpoint, build, check_depth, check_ids, first_line, halve
 from forescale.checkpoints.names import gguf_decoder
 from forescale.core.artifacts import atomic_path
 from forescale.core.errors import CorruptArtifact, UserError
@@ -67,7 +67,10 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path} holds a {architecture!r} model; llama and qwen3 can be imported.")
     try:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
+        if len(tensors) != len(reader.tensors):
+            raise UserError(f"{path} has a weight twice.")
         config = _model_config(facts, tensors)
+        check_depth(config.depth, tensors, r"blk\.(\d{1,6})\.")
         tokenizer = _read_tokenizer(facts)
         check_ids(tokenizer, config, path)
         pairs = dict(gguf_decoder(config))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,16 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from forescale import __version__
-from forescale.checkpoints.files import Checkpoint, build, check_ids, first_line, halve, read_facts, save_weights
+from forescale.checkpoints.files import (
+    Checkpoint,
+    build,
+    check_depth,
+    check_ids,
+    first_line,
+    halve,
+    read_facts,
+    save_weights,
+)
 from forescale.checkpoints.filling import WRITTEN
 from forescale.checkpoints.huggingface_config import Json, image_token, llava_facts, model_config, text_facts
 from forescale.checkpoints.names import huggingface_decoder, huggingface_vision, huggingface_vision_block
@@ -33,8 +44,14 @@ from forescale.tokenizer.bpe import Roles, Tokenizer
 
 # SigLIP's processor: pixels / 255, then mean and deviation 0.5; bicubic.
 SIGLIP_PIXELS = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
-# Part of a decoder block, yet without effect: a table that older versions stored.
-_IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_TOWER = "vision_tower.vision_model"
+# Tables that older versions stored and that are made anew, and what stands behind the features that LLaVA takes of a tower.
+_WITHOUT_EFFECT = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+    r"|vision_tower\.vision_model\.(embeddings\.position_ids|post_layernorm\.(weight|bias)|head\..+)"
+)
+_FIRST_OF_BLOCK = r"vision_tower\.vision_model\.encoder\.layers\.\d{1,6}\.layer_norm1\.weight"
+_TOWER_BLOCK = re.compile(r"vision_tower\.vision_model\.encoder\.layers\.(\d{1,6})\.")
 
 
 def read(folder: Path) -> Checkpoint:
@@ -50,7 +67,12 @@ def read(folder: Path) -> Checkpoint:
         config = model_config(facts)
         tokenizer = _read_tokenizer(folder, facts)
         check_ids(tokenizer, config, folder)
-        model = build(config, tokenizer.image, _read_weights(folder, config))
+        state = _read_weights(folder, config)
+        head, embedding = state.get("lm_head.weight"), state["embed_tokens.weight"]
+        if config.tie_embeddings and head is not None and not torch.equal(head, embedding):
+            # Weights outweigh a flag: files of tuned heads are known whose configuration still says that there is none.
+            config = replace(config, tie_embeddings=False)
+        model = build(config, tokenizer.image, state)
     except (
         KeyError,
         TypeError,
@@ -81,25 +103,35 @@ def _licence(folder: Path) -> str:
 
 
 def _read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Ours by name; with a head where the file has one. Every weight there is used, without effect, or refused by its name."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_facts(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             more = " (pickled weights are never loaded)" if any(folder.glob("*.bin")) else ""
             raise UserError(f"{folder} lacks {name}; weights must be in safetensors files{more}.")
-    pairs = dict(huggingface_decoder(config))
-    if config.has_vision:
-        pairs |= dict(huggingface_vision(config))
-    wanted = {theirs: ours for ours, theirs in pairs.items()}
-    state: dict[str, Tensor] = {}
-    for name in names:
-        with safe_open(folder / name, framework="pt") as file:
+    keys: dict[str, tuple[str, str]] = {}  # plain name -> file and the name there
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(safe_open(folder / name, framework="pt")) for name in names}
+        for name, file in opened.items():
             for key in file.keys():  # noqa: SIM118 (the file object has no iterator of its own)
-                plain = _plain_name(key)
-                if plain in wanted:
-                    state[wanted[plain]] = file.get_tensor(key)
-                elif plain.startswith("model.layers.") and not _IGNORED.fullmatch(plain):
-                    raise UserError(f"{folder} has the weight {key}, which neither Llama nor Qwen3 has.")
+                if keys.setdefault(_plain_name(key), (name, key)) != (name, key):
+                    raise UserError(f"{folder} has the weight {key} twice.")
+        check_depth(config.depth, keys, r"model\.layers\.(\d{1,6})\.")
+        if (tower := sum(bool(re.fullmatch(_FIRST_OF_BLOCK, plain)) for plain in keys)) < config.vision_depth:
+            raise UserError(
+                f"the configuration asks for {config.vision_depth} layers of the vision tower, and the weights have {tower}."
+            )
+        pairs = dict(huggingface_decoder(config))
+        if config.has_vision:
+            pairs |= dict(huggingface_vision(config))
+        wanted = {theirs: ours for ours, theirs in pairs.items()} | {"lm_head.weight": "lm_head.weight"}
+        for plain, (_, key) in keys.items():
+            if plain not in wanted and not _without_effect(plain, config):
+                raise UserError(
+                    f"{folder} has the weight {key}, which no model that can be imported has; it would be lost."
+                )
+        state = {wanted[plain]: opened[name].get_tensor(key) for plain, (name, key) in keys.items() if plain in wanted}
     missing = sorted(set(pairs) - set(state))
     if missing:
         raise CorruptArtifact(f"{folder} lacks {len(missing)} weights, among them {pairs[missing[0]]}.")
@@ -107,6 +139,13 @@ def _read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
         # A convolution over patches as the matrix product that it is.
         state["vision.patch_embedding.weight"] = state["vision.patch_embedding.weight"].flatten(1)
     return state
+
+
+def _without_effect(name: str, config: ModelConfig) -> bool:
+    if name.startswith("vision_tower.") and not config.has_vision:
+        return False
+    block = _TOWER_BLOCK.match(name)
+    return _WITHOUT_EFFECT.fullmatch(name) is not None or (block is not None and int(block[1]) >= config.vision_depth)
 
 
 def _plain_name(key: str) -> str:
@@ -219,14 +258,13 @@ def write(checkpoint: Checkpoint, folder: Path, text_only: bool = False, half: b
 def _vision_weights(model: Model) -> dict[str, Tensor]:
     config, ours = model.config, model.state_dict()
     state = {theirs: ours[name] for name, theirs in huggingface_vision(config)}
-    tower = "vision_tower.vision_model"
-    patch = f"{tower}.embeddings.patch_embedding.weight"
+    patch = f"{_TOWER}.embeddings.patch_embedding.weight"
     state[patch] = state[patch].view(-1, 3, config.patch_size, config.patch_size)
     for name, theirs in huggingface_vision_block(config.vision_depth):
         shape = _block_shape(name.split(".", 3)[3], config)
         state[theirs] = torch.ones(shape) if "layer_norm" in name and "weight" in name else torch.zeros(shape)
-    state[f"{tower}.post_layernorm.weight"] = torch.ones(config.vision_width)
-    state[f"{tower}.post_layernorm.bias"] = torch.zeros(config.vision_width)
+    state[f"{_TOWER}.post_layernorm.weight"] = torch.ones(config.vision_width)
+    state[f"{_TOWER}.post_layernorm.bias"] = torch.zeros(config.vision_width)
     return state
 
 

@@ -69,7 +69,7 @@ def model_config(facts: Json) -> ModelConfig:
         )
     decoder = _decoder_config({"model_type": "llama", **text})
     # As LlavaConfig reads them: either may say that the head is the embedding.
-    decoder["tie_embeddings"] |= bool(facts.get("tie_word_embeddings", False))
+    decoder["tie_embeddings"] |= _tied(facts)
     return ModelConfig(**decoder, **_vision_config(LLAVA | facts, SIGLIP | vision))
 
 
@@ -92,36 +92,49 @@ def _decoder_config(facts: Json) -> Json:
         f"activation {facts.get('hidden_act')!r}": facts.get("hidden_act", "silu") != "silu",
         "sliding-window attention": facts.get("use_sliding_window"),
         "quantized weights": facts.get("quantization_config"),
+        "layers that do not attend to everything": set(facts.get("layer_types") or ()) - {"full_attention"},
     }
     for what, found in refused.items():
         if found:
             raise UserError(f"a model with {what} cannot be imported; the decoder must be Llama- or Qwen3-shaped.")
     heads = facts["num_attention_heads"]
-    head_dim = facts.get("head_dim") or facts["hidden_size"] // heads
+    head_dim = _first(facts.get("head_dim"), facts["hidden_size"] // heads)
     theta, factors = _rope(facts, head_dim)
     return {
         "vocab_size": facts["vocab_size"],
         "width": facts["hidden_size"],
         "depth": facts["num_hidden_layers"],
         "heads": heads,
-        "kv_heads": facts.get("num_key_value_heads") or heads,
+        "kv_heads": _first(facts.get("num_key_value_heads"), heads),
         "head_dim": head_dim,
         "mlp_width": facts["intermediate_size"],
         "sequence_length": facts["max_position_embeddings"],
         "rope_theta": theta,
         "norm_epsilon": facts["rms_norm_eps"],
         "qk_norm": kind == "qwen3",
-        "tie_embeddings": bool(facts.get("tie_word_embeddings", False)),
+        "tie_embeddings": _tied(facts),
         "rope_factors": factors,
     }
+
+
+def _tied(facts: Json) -> bool:
+    tied = facts.get("tie_word_embeddings") or False
+    if not isinstance(tied, bool):
+        raise UserError(f"tie_word_embeddings is {tied!r}; it must be true or false.")
+    return tied
+
+
+def _first(*values: Any) -> Any:
+    """The first that is said at all: 0 is said, and wrong where it is."""
+    return next(value for value in values if value is not None)
 
 
 def _rope(facts: Json, head_dim: int) -> tuple[float, tuple[float, ...]]:
     """Base and frequency divisors. `rope_parameters` since transformers 5, `rope_theta` and `rope_scaling` before."""
     rope = facts.get("rope_parameters") or facts.get("rope_scaling") or {}
-    if rope.get("partial_rotary_factor", facts.get("partial_rotary_factor") or 1.0) != 1.0:
+    if _first(rope.get("partial_rotary_factor"), facts.get("partial_rotary_factor"), 1.0) != 1.0:
         raise UserError("a model that turns only a part of each head cannot be imported.")
-    theta = float(rope.get("rope_theta") or facts.get("rope_theta") or 10_000.0)
+    theta = float(_first(rope.get("rope_theta"), facts.get("rope_theta"), 10_000.0))
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, ()

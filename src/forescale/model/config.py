@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from forescale.core.errors import UserError
+
+SIZES = ("vocab_size", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "sequence_length")
+VISION_SIZES = ("image_size", "patch_size", "vision_width", "vision_depth", "vision_heads", "vision_mlp_width")
+# Tables hold twice as many, as float32, which counts in ones up to 2**24.
+MOST_POSITIONS = 2**23
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class ModelConfig:
     rope_factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_values()
         if self.heads % self.kv_heads:
             raise UserError(
                 f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads evenly; choose a divisor."
@@ -53,6 +61,26 @@ class ModelConfig:
             raise UserError(
                 f"{len(self.rope_factors)} rotary factors for a head size of {self.head_dim}; give {self.head_dim // 2}."
             )
+
+    def _check_values(self) -> None:
+        """Raises UserError for what no model can be built of; configurations come from files of others too."""
+        for name in (*SIZES, *(VISION_SIZES if self.image_size else ())):
+            size = getattr(self, name)
+            least = 0 if name == "vision_depth" else 1
+            if not isinstance(size, Integral) or isinstance(size, bool) or size < least:
+                raise UserError(f"{name} is {size!r}; it must be a whole number from {least} on.")
+        if self.sequence_length > MOST_POSITIONS:
+            raise UserError(
+                f"sequence_length is {self.sequence_length}; rotary positions are told apart up to {MOST_POSITIONS}."
+            )
+        numbers = {"norm_epsilon": self.norm_epsilon, "rope_theta": self.rope_theta}
+        numbers |= {f"rope_factors[{i}]": factor for i, factor in enumerate(self.rope_factors)}
+        for name, number in numbers.items():
+            if not isinstance(number, Real) or isinstance(number, bool) or not 0 < number < math.inf:
+                raise UserError(f"{name} is {number!r}; it must be a finite number above 0.")
+        for name in ("qk_norm", "tie_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
 
     @property
     def has_vision(self) -> bool:
