@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from tests.checkpoints.small import TOKENIZER, checkpoint
 from forescale import cli
 from forescale.checkpoints import filling, gguf, huggingface, packs, verbs
 from forescale.checkpoints.files import Checkpoint, load_checkpoint, save_checkpoint
-from forescale.core.artifacts import sha256_file
+from forescale.core.artifacts import Manifest, content_hash, sha256_file, utc_now, write_json
 from forescale.core.errors import CorruptArtifact, UserError
 from forescale.data.fetch import PackageFile
 
@@ -360,6 +360,37 @@ def test_nobody_is_told_to_delete_a_damaged_model(name: str, trained: Path) -> N
         load_checkpoint(trained)
     assert "delete its" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_that_is_not_what_its_manifest_says_is_not_loaded(name: str, trained: Path) -> None:
+    folder = trained / "target"
+    hashes = {f"checkpoint/{path.name}": sha256_file(path) for path in (folder / "checkpoint").iterdir()}
+    (folder / "result.json").write_text("{}")
+    outputs = hashes | {"result.json": sha256_file(folder / "result.json")}
+    manifest = Manifest(
+        "rung", "", {}, {}, outputs, {}, content_hash(outputs), "0", "", 0, {}, utc_now(), utc_now(), 1.0
+    )
+    write_json(folder / "manifest.json", asdict(manifest))
+    assert same(load_checkpoint(trained), checkpoint())
+    # What is not the model's may be another.
+    (folder / "result.json").write_text("{ }")
+    assert same(load_checkpoint(trained), checkpoint())
+    path = folder / "checkpoint" / name
+    content = path.read_bytes()
+    # One byte that leaves a file which reads as well as before: a weight, or a space.
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if name.endswith("safetensors") else content + b" ")
+    with pytest.raises(CorruptArtifact, match=f"{name} does not match its manifest's hash; take a whole copy"):
+        load_checkpoint(trained)
+
+
+def test_a_reward_model_is_no_language_model(trained: Path, tmp_path: Path) -> None:
+    folder = trained / "target" / "checkpoint"
+    write_json(folder / "reward.json", {"mean": 0.0, "std": 1.0})
+    for out in (tmp_path / "hf", tmp_path / "model.gguf"):
+        with pytest.raises(UserError, match="holds a reward model, which scores answers and writes none"):
+            verbs.export_model(verbs.Export(trained, out))
+        assert not out.exists()
 
 
 def test_weights_can_be_read_by_others(trained: Path, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from forescale.checkpoints.packs import PACKS
-from forescale.core.artifacts import atomic_path, read_json, write_json
+from forescale.core.artifacts import MANIFEST, Manifest, atomic_path, mismatches, read_json, write_json
 from forescale.core.errors import CorruptArtifact, UserError
 from forescale.model.config import ModelConfig
 from forescale.model.multimodal import Model
 from forescale.tokenizer.bpe import Tokenizer
 
+REWARD = "reward.json"  # beside the weights of a reward model
 # What to do about a damaged model. No stage can make a folder of the user's own again, so it is not to be deleted.
 AGAIN = "take a whole copy of the model and import it again, into a new folder"
 
@@ -131,15 +132,36 @@ def halve(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 
 def load_checkpoint(path: Path, device: torch.device | None = None) -> Checkpoint:
-    """From a checkpoint folder, or a run folder (its target). Raises UserError if it is neither, CorruptArtifact if damaged."""
+    """From a checkpoint folder, or a run folder (its target).
+
+    Raises UserError if it is neither or holds a reward model, CorruptArtifact if it is damaged.
+    """
     folder = find_checkpoint(path)
+    if (folder / REWARD).is_file():
+        raise UserError(
+            f"{folder} holds a reward model, which scores answers and writes none; give the model that it was trained from."
+        )
+    return read_checkpoint(folder, path.name if folder == path else path.resolve().name, device)
+
+
+def read_checkpoint(folder: Path, name: str, device: torch.device | None = None) -> Checkpoint:
+    """Of a checkpoint folder, whatever its weights are for. Raises CorruptArtifact if it is damaged."""
+    _refuse_damage(folder)
     try:
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
     except CorruptArtifact as error:
         why = first_line(error.__cause__ or error)
         raise CorruptArtifact(f"{folder} holds no readable tokenizer ({why}); {AGAIN}.") from error
-    name = path.name if folder == path else path.resolve().name
     return Checkpoint(load_model(folder, device), tokenizer, name, source_of(folder))
+
+
+def _refuse_damage(folder: Path) -> None:
+    """Raises CorruptArtifact if a file is not what the manifest of the stage that made it says."""
+    for artifact in (folder, *([folder.parent] if folder.name == "checkpoint" else [])):
+        if (artifact / MANIFEST).is_file():
+            below = "" if artifact == folder else f"{folder.name}/"
+            for sentence in mismatches(artifact, Manifest.load(artifact), below):
+                raise CorruptArtifact(f"{sentence}; {AGAIN}, or make it again with the command that made it.")
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -176,10 +176,12 @@ def content_hash(outputs: Mapping[str, str]) -> str:
     return digest(dict(outputs))
 
 
-def mismatches(folder: Path, manifest: Manifest) -> list[str]:
-    """What in `folder` is not what its manifest says, every file read: a sentence each, none where all is well."""
+def mismatches(folder: Path, manifest: Manifest, below: str = "") -> list[str]:
+    """What in `folder` is not what its manifest says, every file read whose name begins with `below`: a sentence each."""
     found = []
     for name, expected in {**manifest.outputs, **manifest.volatile}.items():
+        if not name.startswith(below):
+            continue
         path = folder / name
         if not path.is_file():
             found.append(f"{path} is missing though its manifest lists it")

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from forescale.checkpoints.encoding import Lesson, encode_lesson
-from forescale.checkpoints.files import Checkpoint, load_checkpoint, save_checkpoint, save_weights
+from forescale.checkpoints.files import REWARD, Checkpoint, read_checkpoint, save_checkpoint, save_weights
 from forescale.core.artifacts import read_json, write_json
 from forescale.core.documents import Answered, Message, Preference, Text
 from forescale.core.errors import CorruptArtifact, UserError
@@ -80,14 +80,14 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         save_checkpoint(self.scalar.trunk, self.checkpoint.tokenizer, folder, self.checkpoint.source)
         save_weights(dict(self.scalar.head.state_dict()), folder / "head.safetensors")
-        write_json(folder / "reward.json", {"mean": self.mean, "std": self.std})
+        write_json(folder / REWARD, {"mean": self.mean, "std": self.std})
 
 
 def load_reward_model(folder: Path) -> RewardModel:
     """Raises UserError if the folder holds no reward model, CorruptArtifact if it is damaged."""
-    if not (folder / "reward.json").is_file():
-        raise UserError(f"{folder} holds no reward model (no reward.json); train one with `forescale reward`.")
-    checkpoint, facts = load_checkpoint(folder), read_json(folder / "reward.json")
+    if not (folder / REWARD).is_file():
+        raise UserError(f"{folder} holds no reward model (no {REWARD}); train one with `forescale reward`.")
+    checkpoint, facts = read_checkpoint(folder, folder.resolve().name), read_json(folder / REWARD)
     scalar = ScalarModel(checkpoint.model)
     try:
         scalar.head.load_state_dict(load_file(folder / "head.safetensors"))
