@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,34 @@ def write_data(config: object, inputs: object, out_dir: Path) -> None:
 
 
 DATA = Stage("data", write_data)
+
+# With FORESCALE_NO_SKIPS any other skip fails the tests: what is skipped without a word is not tested. Reason: why it may be.
+MAY_BE_SKIPPED = {
+    "is not in the cache|is not cached here": "a pack that others publish; tests download nothing",
+    "is not here|are not beside": "evaluation data that the project may not hold; they lie beside it where it is developed",
+}
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("FORESCALE_NO_SKIPS"):
+        return []
+    reasons = [
+        str(report.longrepr[2]) for report in reporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)
+    ]
+    return sorted({reason for reason in reasons if not any(re.search(known, reason) for known in MAY_BE_SKIPPED)})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if unexpected_skips(session.config) and session.exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason in unexpected_skips(terminalreporter.config):
+        terminalreporter.write_line(
+            f"skipped, and not on the list of what may be (tests/conftest.py): {reason}", red=True
+        )
 
 
 @pytest.fixture(scope="session")

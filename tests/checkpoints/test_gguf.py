@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,13 @@ def test_rewriting_alone_changes_nothing(written: Path) -> None:
         (lambda f, w: w.update({"position_embd.weight": np.zeros((9, 48), np.float32)}), "position_embd.weight"),
         (lambda f, w: f.update({"llama.feed_forward_length": 71}), "has shape"),
         (lambda f, w: f.update({"tokenizer.ggml.eos_token_id": 4_000}), "do not belong together"),
+        (
+            lambda f, w: f["tokenizer.ggml.tokens"].__setitem__(300, f["tokenizer.ggml.tokens"][290]),
+            "with the token '.*' twice",
+        ),
+        (lambda f, w: f["tokenizer.ggml.tokens"].pop(), "tokens and the types of"),
+        (lambda f, w: f["tokenizer.ggml.merges"].append("no such"), "tokenizer that cannot be made"),
+        (lambda f, w: f["tokenizer.ggml.merges"].append("alone"), "cannot be"),
         (lambda f, w: w.pop("blk.1.ffn_up.weight"), r"lacks the weight blk\.1\.ffn_up"),
         (lambda f, w: w.update({"blk.0.attn_q.bias": np.zeros(64, np.float32)}), r"blk\.0\.attn_q\.bias"),
         (lambda f, w: w.update({"token_embd.weight": np.zeros((10, 48), np.float32)}), "do not belong together"),
@@ -193,6 +202,57 @@ def test_a_file_that_was_cut_off_is_said_to_be(share: float, written: Path, tmp_
     (tmp_path / "cut.gguf").write_bytes(data[: int(share * len(data))])
     with pytest.raises(CorruptArtifact, match="cut off"):
         gguf.read(tmp_path / "cut.gguf")
+
+
+@pytest.mark.parametrize("turn", ["<|eot_id|>", "<|im_end|>", "<|end|>"])
+def test_ends_of_turns_that_an_early_file_does_not_name(turn: str, written: Path) -> None:
+    def early(facts: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
+        facts["tokenizer.ggml.tokens"][5] = turn  # where ours has <|end|>
+        facts["tokenizer.chat_template"] = "{% for m in messages %}{{ m['content'] }}" + turn + "{% endfor %}"
+        facts.pop("tokenizer.ggml.eot_token_id", None)
+
+    roles = gguf.read(rewritten(written, early)).tokenizer.roles
+    assert roles.end == 0
+    assert roles.stop == (0, 5)
+
+
+def test_arrays_in_arrays_without_end_are_one_sentence(tmp_path: Path) -> None:
+    deep = b"".join(struct.pack("<IQ", 9, 1) for _ in range(50_000))
+    key = b"general.deep"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<I", 9)
+    (tmp_path / "deep.gguf").write_bytes(head + deep)
+    with pytest.raises(CorruptArtifact, match=r"deep\.gguf is not a readable GGUF file") as error:
+        gguf.read(tmp_path / "deep.gguf")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fuzzed_files_end_in_one_sentence_or_a_model(seed: int, written: Path, tmp_path: Path) -> None:
+    """36 files each: bytes of the head, where counts, types and names are, replaced, doubled, or taken out."""
+    random, data = np.random.default_rng(seed), written.read_bytes()
+    for number in range(36):
+        broken = bytearray(data)
+        for _ in range(int(random.integers(1, 6))):
+            place, width = int(random.integers(4, 30_000)), int(random.integers(1, 9))
+            way = random.integers(0, 4)
+            if way == 0:
+                broken[place : place + width] = random.integers(0, 256, width, dtype=np.uint8).tobytes()
+            elif way == 1:
+                broken[place : place + width] = b"\xff" * width
+            elif way == 2:
+                broken[place:place] = broken[place : place + width]
+            else:
+                del broken[place : place + width]
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(broken)
+        began, said = time.process_time(), ""
+        try:
+            gguf.read(path)
+        except UserError as error:
+            said = str(error)
+        assert "\n" not in said
+        assert time.process_time() - began < 5, number
+        path.unlink()
 
 
 def test_damaged_counts_end_in_one_sentence(written: Path, tmp_path: Path) -> None:

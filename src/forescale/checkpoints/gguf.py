@@ -42,6 +42,10 @@ PRE_TOKENIZERS = {
 # With these llama.cpp takes a word that is a token as it is, without merging, and puts the first token before every text.
 WHOLE_WORDS = ("llama-bpe", "llama3")
 WRITTEN_BY = "forescale.version"
+# What the library raises for files that it cannot read: arrays in arrays without end, and sizes beyond all memory, too.
+UNREADABLE = (ValueError, OSError, KeyError, IndexError, TypeError, OverflowError, RecursionError, MemoryError)
+# How ends of turns are spelled (llama.cpp, llama-vocab.cpp, has such a list too): early files name the end of a text alone.
+ENDS_OF_TURNS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>")
 
 
 def _library() -> Any:
@@ -58,7 +62,7 @@ def read(path: Path) -> Checkpoint:
     try:
         reader = gguf.GGUFReader(path)
         facts = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, OSError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except UNREADABLE as error:
         raise CorruptArtifact(
             f"{path} is not a readable GGUF file ({first_line(error)}); it may have been cut off."
         ) from error
@@ -71,7 +75,7 @@ def read(path: Path) -> Checkpoint:
             raise UserError(f"{path} has a weight twice.")
         config = _model_config(facts, tensors)
         check_depth(config.depth, tensors, r"blk\.(\d{1,6})\.")
-        tokenizer = _read_tokenizer(facts)
+        tokenizer = _read_tokenizer(facts, path)
         check_ids(tokenizer, config, path)
         pairs = dict(gguf_decoder(config))
         strange = set(tensors) - set(pairs.values()) - {"rope_freqs.weight"}
@@ -136,7 +140,7 @@ def _turn(weight: Tensor, name: str, config: ModelConfig, interleave: bool) -> T
     return weight.view(*halves, -1).transpose(1, 2).reshape(weight.shape)
 
 
-def _read_tokenizer(facts: dict[str, Any]) -> Tokenizer:
+def _read_tokenizer(facts: dict[str, Any], path: Path) -> Tokenizer:
     kind, pre = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2":
         raise UserError(
@@ -150,9 +154,18 @@ def _read_tokenizer(facts: dict[str, Any]) -> Tokenizer:
         )
     tokens, types = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
     merges = [tuple(pair.split(" ", 1)) for pair in facts["tokenizer.ggml.merges"]]
-    backend = Backend(
-        models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre in WHOLE_WORDS)
-    )
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(
+            f"{path} has a vocabulary with the token {twice!r} twice, so that one of its ids could not be read."
+        )
+    if len(types) != len(tokens):
+        raise UserError(f"{path} has {len(tokens)} tokens and the types of {len(types)}.")
+    try:
+        backend = Backend(models.BPE(ids, merges, ignore_merges=pre in WHOLE_WORDS))
+    except Exception as error:  # the library raises bare Exception
+        raise CorruptArtifact(f"{path} has a tokenizer that cannot be made ({first_line(error)}).") from error
     splits = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in PRE_TOKENIZERS[pre]]
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -161,14 +174,18 @@ def _read_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     backend.add_special_tokens([AddedToken(t, special=True) for t, c in zip(tokens, types) if c == CONTROL])
     backend.add_tokens([AddedToken(t, special=False) for t, c in zip(tokens, types) if c == USER_DEFINED])
     end, begin = facts["tokenizer.ggml.eos_token_id"], facts.get("tokenizer.ggml.bos_token_id")
-    # llama.cpp stops a chat at the end-of-turn token as well.
-    stop = [end, facts.get("tokenizer.ggml.eot_token_id"), facts.get("tokenizer.ggml.eom_token_id")]
+    template = str(facts.get("tokenizer.chat_template") or "")
+    # llama.cpp stops a chat at the end-of-turn token as well, whether the file names it or its template ends turns with it.
+    spelled = [
+        ids[token] for token in ENDS_OF_TURNS if token in ids and types[ids[token]] == CONTROL and token in template
+    ]
+    stop = [end, facts.get("tokenizer.ggml.eot_token_id"), facts.get("tokenizer.ggml.eom_token_id"), *spelled]
     adds = facts.get("tokenizer.ggml.add_bos_token", pre in WHOLE_WORDS)
     roles = Roles(
         end=end,
         begin=(begin,) if adds and begin is not None else (),
         stop=tuple(dict.fromkeys(i for i in stop if i is not None)),
-        chat_template=str(facts.get("tokenizer.chat_template") or ""),
+        chat_template=template,
         bos=-1 if begin is None else begin,
     )
     return Tokenizer(backend, roles)
@@ -254,7 +271,7 @@ def is_ours(path: Path) -> bool:
     try:
         reader = gguf.GGUFReader(path)
         return WRITTEN_BY in reader.fields and all(tensor.tensor_type in plain for tensor in reader.tensors)
-    except (ValueError, OSError, KeyError, IndexError, TypeError, OverflowError):
+    except UNREADABLE:
         return False
 
 
