@@ -42,7 +42,7 @@ def recipe(compute: float = 8e9) -> Recipe:
             conversations=("world:60",),
             preferences=("world:60",),
             requests=("world:24",),
-            rankings=("world:30",),
+            rankings=("world:90",),
             labels=("world:120",),
             sft=SftConfig(epochs=1, row_tokens=128),
             reward_model=RewardModelConfig(),

@@ -82,7 +82,7 @@ def test_a_reward_model_tells_its_accuracy_on_held_out_pairs(reward: Path) -> No
 def test_ppo_with_a_reward_model_and_an_rbrm(folder: Path, tuned: Path, reward: Path) -> None:
     out = folder / "aligned"
     words = ["ppo", str(tuned), "--requests", str(folder / "prompts.jsonl"), "--reward", str(reward), "--out", str(out)]
-    words += ["--rankings", "world:12", "--labels", "world:60", "--rubric", "world", *PPO]
+    words += ["--rankings", "world:90", "--labels", "world:60", "--rubric", "world", *PPO]
     words += ["--conversations", str(folder / "talks.jsonl")]
     assert main(words) == 0
     assert load_checkpoint(out / "ppo").model is not None
@@ -101,7 +101,7 @@ def test_ppo_with_either_alone(folder: Path, tuned: Path, reward: Path) -> None:
         main(["ppo", str(tuned), "--requests", prompts, "--reward", str(reward), "--out", str(folder / "rm"), *PPO])
         == 0
     )
-    rbrm = ["--rankings", "world:12", "--labels", "world:60", "--rubric", "world"]
+    rbrm = ["--rankings", "world:90", "--labels", "world:60", "--rubric", "world"]
     assert main(["ppo", str(tuned), "--requests", prompts, *rbrm, "--out", str(folder / "rbrm"), *PPO]) == 0
 
 
@@ -146,8 +146,10 @@ def test_a_judge_below_the_floor_is_refused_unless_forced(
     shipped = Path(main.__code__.co_filename).parent / "rewards" / "policies" / "world.toml"
     # A rubric whose patterns find nothing calls no answer a refusal.
     rubric.write_text(shipped.read_text().replace("\\b", "zzz").replace("\\Ano", "zzz"))
-    words = ["ppo", str(tuned), "--requests", str(folder / "prompts.jsonl"), "--rankings", "world:12"]
+    words = ["ppo", str(tuned), "--requests", str(folder / "prompts.jsonl"), "--rankings", "world:90"]
     words += ["--labels", "world:60", "--rubric", str(rubric), *PPO]
     assert main([*words, "--out", str(tmp_path / "refused")]) == 2
     assert "agrees with people on refusal or compliance" in capsys.readouterr().err
-    assert main([*words, "--force-judge", "--out", str(tmp_path / "forced")]) == 0
+    # Forced, it is used; but from what it says no weights can be fitted whose sign is known.
+    assert main([*words, "--force-judge", "--out", str(tmp_path / "forced")]) == 2
+    assert "finds all ranked answers desired" in capsys.readouterr().err

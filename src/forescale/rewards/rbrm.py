@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from forescale.core.statistics import mean_interval
 from forescale.rewards.rubrics import Rubric
 from forescale.rewards.verdicts import CLASSES, Judge, Verdict
 
+# What an answer is to a rubric, best first: right; neither right nor disallowed; disallowed.
+TIERS = ("desired", "undesired", "disallowed")
 # Half-widths of the rounded corner of the hinge: each solution begins the next, the last is the hinge to a 20,000th.
 CORNERS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
@@ -32,12 +34,14 @@ CORNERS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 @dataclass(frozen=True)
 class FitConfig:
     """`margin` by which the better answer of a pair should win; `l2`: strength of the pull to 0; `bound` of each weight, on the
-    scale of the normalised reward model; `held_out`: share of rankings that only measure."""
+    scale of the normalised reward model; `held_out`: share of rankings that only measure; `least_rankings`: of each category, or
+    `fit_guarded` refuses to fit any."""
 
     margin: float = 1.0
     l2: float = 1e-3
     bound: float = 5.0
     held_out: float = 0.2
+    least_rankings: int = 20
 
     def __post_init__(self) -> None:
         """Raises UserError for settings that make no sense."""
@@ -45,6 +49,8 @@ class FitConfig:
             raise UserError("margin, l2 and bound of an RBRM's weights must be finite numbers above 0.")
         if not 0 <= self.held_out <= 0.9:
             raise UserError(f"the share of rankings held out must lie between 0 and 0.9, not {self.held_out}.")
+        if self.least_rankings < 1:
+            raise UserError(f"a category needs at least one ranking to fit weights on, not {self.least_rankings}.")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,13 @@ class Ranking:
         return [(i, j) for i, j in pairs if not self.ranks or self.ranks[i] < self.ranks[j]]
 
 
+def tier(verdict: Verdict, category: str, rubric: Rubric) -> str:
+    """One of TIERS. Raises UserError as `Rubric.is_right` does."""
+    if rubric.is_right(verdict, category):
+        return "desired"
+    return "disallowed" if verdict.label == "disallowed" else "undesired"
+
+
 def features(verdict: Verdict, category: str) -> dict[str, float]:
     """phi: "category/class" and "category/proposition" -> 0..1."""
     values = {f"{category}/{name}": verdict.classes[name] for name in CLASSES}
@@ -84,7 +97,8 @@ def features(verdict: Verdict, category: str) -> dict[str, float]:
 class Weights:
     """Fitted `values` by feature, for verdicts of `judge` under a rubric (`rubric`: its hash), and how well they order answers.
 
-    `figures`: for "fitted" and "held_out" rankings, "before" (weights 0) and "after": hinge loss and share of pairs in order.
+    `figures`: for "fitted" and "held_out" rankings, "before" (weights 0) and "after": hinge loss and share of pairs in order; the
+    same of each category ("by_category"), with what the rubric's classes of answers earn there ("tiers").
     """
 
     values: Mapping[str, float]
@@ -150,16 +164,50 @@ def fit_weights(ranked: Sequence[Ranking], judge: str, rubric: Rubric, config: F
     x_PF, base_P, _ = _differences(fitted, names)
     if not np.isfinite(x_PF).all():
         raise UserError("a verdict in a ranking is not finite; mend the judge before fitting weights.")
-    w_F = _minimise(x_PF, base_P, config)
-    figures = {}
-    for part, rankings in (("fitted", fitted), ("held_out", apart)):
-        if rankings:
-            before, after = (
-                _figures(rankings, names, np.zeros(len(names)), config),
-                _figures(rankings, names, w_F, config),
-            )
-            figures[part] = {"rankings": len(rankings), "before": before, "after": after}
-    return Weights(dict(zip(names, w_F.tolist())), judge, rubric.sha256, config, figures)
+    highest_F = np.array([config.bound if _may_pay(name, rubric) else 0.0 for name in names])
+    w_F = _minimise(x_PF, base_P, config, highest_F)
+
+    def parts(category: str = "") -> dict[str, Any]:
+        found = {}
+        for part, rankings in (("fitted", fitted), ("held_out", apart)):
+            if chosen := [r for r in rankings if category in ("", r.category)]:
+                before, after = (_figures(chosen, names, w, config) for w in (np.zeros(len(names)), w_F))
+                found[part] = {"rankings": len(chosen), "before": before, "after": after}
+        return found
+
+    weights = Weights(dict(zip(names, w_F.tolist())), judge, rubric.sha256, config, parts())
+    by_category = {}
+    for category in sorted({r.category for r in fitted}):
+        # Nothing may have been held out; then those that were fitted are all that there is.
+        measured = [r for r in apart if r.category == category] or [r for r in fitted if r.category == category]
+        by_category[category] = parts(category) | {"tiers": _tiers(measured, weights, rubric)}
+    return replace(weights, figures={**weights.figures, "by_category": by_category})
+
+
+def _may_pay(feature: str, rubric: Rubric) -> bool:
+    """Whether a feature may have a weight above 0: classes, and propositions that make an answer right in its category.
+
+    Whatever else holds of an answer (it is about something else, it names a helpline) is no reason to prefer it: weights above 0
+    would let an answer that is wrong buy itself free.
+    """
+    name, proposition = feature.split("/", 1)
+    if proposition in CLASSES:
+        return True
+    category = rubric.category(name)
+    rules = [
+        r for r in rubric.rules if r.label in category.desired and (not r.categories or category.name in r.categories)
+    ]
+    return proposition in category.needs or any((proposition, True) in rule.when for rule in rules)
+
+
+def _tiers(rankings: Sequence[Ranking], weights: Weights, rubric: Rubric) -> dict[str, dict[str, float]]:
+    """Number and mean reward (with the reward model's scores, where there are any) of right, undesired and disallowed answers."""
+    found: dict[str, list[float]] = {name: [] for name in TIERS}
+    for ranking in rankings:
+        scores = ranking.scores or (0.0,) * len(ranking.verdicts)
+        for verdict, score in zip(ranking.verdicts, scores):
+            found[tier(verdict, ranking.category, rubric)].append(score + weights.reward(verdict, ranking.category))
+    return {name: {"n": len(values), "reward": float(np.mean(values))} for name, values in found.items() if values}
 
 
 def _named(ranking: Ranking, rubric: Rubric) -> Ranking:
@@ -193,8 +241,8 @@ def _differences(rankings: Sequence[Ranking], names: Sequence[str]) -> tuple[np.
     return np.array(rows), np.array(base), np.array(owner)
 
 
-def _minimise(x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig) -> np.ndarray:
-    """The weights in the box with the least mean hinge loss plus l2/2 |w|^2.
+def _minimise(x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig, highest_F: np.ndarray) -> np.ndarray:
+    """The weights from -bound to `highest_F` with the least mean hinge loss plus l2/2 |w|^2.
 
     L-BFGS-B on hinges with rounded corners (Chapelle 2007, "Training a Support Vector Machine in the Primal"), which
     get sharper; equal pairs count once with their number as weight.
@@ -202,7 +250,7 @@ def _minimise(x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig) -> np.nda
     rows, counts = np.unique(np.column_stack([x_PF, base_P]), axis=0, return_counts=True)
     x, base, share = rows[:, :-1], rows[:, -1], counts / counts.sum()
     w_F = np.zeros(x.shape[1])
-    box = [(-config.bound, config.bound)] * len(w_F)
+    box = [(-config.bound, highest) for highest in highest_F]
     for corner in CORNERS:
 
         def loss(w: np.ndarray, corner: float = corner) -> tuple[float, np.ndarray]:

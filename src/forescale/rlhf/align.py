@@ -13,8 +13,9 @@ from forescale.core.documents import Answered, Conversation, Request
 from forescale.data.shards import Rows
 from forescale.model.scalar import ScalarModel
 from forescale.rewards.combine import Reward
+from forescale.rewards.guard import fit_guarded
 from forescale.rewards.model import RewardModel
-from forescale.rewards.rbrm import FitConfig, Ranking, Weights, fit_weights
+from forescale.rewards.rbrm import FitConfig, Ranking, Weights
 from forescale.rewards.rubrics import Rubric
 from forescale.rewards.verdicts import Judge
 from forescale.rlhf.ppo import Ppo, PpoConfig, Progress, run_ppo
@@ -55,10 +56,11 @@ def fit_rbrm(
     rubric: Rubric,
     ranked: Sequence[Sequence[Answered]],
     reward_model: RewardModel | None,
+    least_rankings: int = FitConfig.least_rankings,
 ) -> Weights:
     """Weights from answers ranked by people, best first, as the judge sees them.
 
-    Rankings with an answer that judge or reward model cannot score are left out.
+    Rankings with an answer that judge or reward model cannot score are left out. Raises UserError as `fit_guarded` does.
     """
     flat = [case for row in ranked for case in row]
     verdicts = iter(judge(flat))
@@ -74,7 +76,7 @@ def fit_rbrm(
                     tuple(score for _, score in judged if score is not None) if reward_model else (),
                 )
             )
-    return fit_weights(rankings, judge.name, rubric, FitConfig(margin=MARGIN))
+    return fit_guarded(rankings, judge.name, rubric, FitConfig(margin=MARGIN, least_rankings=least_rankings))
 
 
 def align(

@@ -3,7 +3,7 @@
 sft/        checkpoint/ result.json metrics.jsonl
 reward/     the reward model's folder, and reward_report.json: accuracy and calibration on held-out pairs
 rbrm/       weights.json, agreement.json: the judge was measured against people's labels before it was used
-ppo/        checkpoint/ result.json metrics.jsonl samples.jsonl
+ppo/        checkpoint/ result.json metrics.jsonl samples.jsonl reward_preview.json: what answers would have earned before
 behaviour/  behaviour.json, rows.jsonl: what a model does on held-out requests
 """
 
@@ -31,6 +31,7 @@ from forescale.evals.behaviour import behaviour, summary
 from forescale.evals.calibration import Predictions, view
 from forescale.rewards.agreement import agreement, require
 from forescale.rewards.combine import Scorer, Sum
+from forescale.rewards.guard import require_order
 from forescale.rewards.labelled import load_labelled
 from forescale.rewards.model import (
     RewardModel,
@@ -39,14 +40,16 @@ from forescale.rewards.model import (
     margins_of,
     train_reward_model,
 )
-from forescale.rewards.rbrm import Rbrm, Weights
+from forescale.rewards.rbrm import FitConfig, Rbrm, Weights
 from forescale.rewards.rubrics import load_rubric
 from forescale.rewards.verb import make_judge
 from forescale.rlhf.align import align, fit_rbrm, train_sft
 from forescale.rlhf.ppo import PpoConfig
+from forescale.rlhf.preview import preview, render
 from forescale.train.sft import SftConfig
 
 HELD_OUT = 0.1
+PREVIEW = "reward_preview.json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class RewardStageConfig:
 @dataclass(frozen=True)
 class RbrmStageConfig:
     """`judge`: rules, a checkpoint, or an address. `labels`: people's labels that it is measured on. `rubric_sha256` of what the
-    rubric says. `force`: use a judge below the floor."""
+    rubric says. `force`: use a judge below the floor. `least_rankings`: of each category."""
 
     rubric: str
     rubric_sha256: str
@@ -78,11 +81,18 @@ class RbrmStageConfig:
     judge_model: str = ""
     seed: int = 0
     force: bool = False
+    least_rankings: int = FitConfig.least_rankings
     files: dict[str, Any] = field(default_factory=dict)
 
 
 def rbrm_config(
-    rubric: str, judge: str, judge_model: str, rankings: tuple[str, ...], labels: tuple[str, ...], force: bool
+    rubric: str,
+    judge: str,
+    judge_model: str,
+    rankings: tuple[str, ...],
+    labels: tuple[str, ...],
+    force: bool,
+    least_rankings: int,
 ) -> RbrmStageConfig:
     """With what the rubric and the files are now. Raises UserError for a rubric that cannot be read."""
     return RbrmStageConfig(
@@ -93,15 +103,19 @@ def rbrm_config(
         judge=judge,
         judge_model=judge_model,
         force=force,
+        least_rankings=least_rankings,
         files=tuning.fingerprints((*rankings, *labels)),
     )
 
 
 @dataclass(frozen=True)
 class PpoStageConfig:
+    """`force_reward`: train although the preview finds the reward's order wrong."""
+
     requests: tuple[str, ...]
     ppo: PpoConfig
     conversations: tuple[str, ...] = ()
+    force_reward: bool = False
     files: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,6 +146,10 @@ class AlignmentConfig:
     """the endpoint's name of its model"""
     force_judge: bool = False
     """use a judge whose agreement with people is below the floor"""
+    least_rankings: int = FitConfig.least_rankings
+    """rankings of a category below which no weights are fitted to it"""
+    force_reward: bool = False
+    """train although worse answers would earn as much as better ones"""
     sft: SftConfig = SftConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     ppo: PpoConfig = PpoConfig()
@@ -139,12 +157,20 @@ class AlignmentConfig:
     def stages(self) -> tuple[SftStageConfig, RewardStageConfig, RbrmStageConfig, PpoStageConfig]:
         """The stages' configurations. Raises UserError for a rubric that cannot be read."""
         files = tuning.fingerprints
-        rbrm = rbrm_config(self.rubric, self.judge, self.judge_model, self.rankings, self.labels, self.force_judge)
+        rbrm = rbrm_config(
+            self.rubric, self.judge, self.judge_model, self.rankings, self.labels, self.force_judge, self.least_rankings
+        )
         return (
             SftStageConfig(self.conversations, self.sft, files(self.conversations)),
             RewardStageConfig(self.preferences, self.reward_model, files(self.preferences)),
             rbrm,
-            PpoStageConfig(self.requests, self.ppo, self.conversations, files((*self.requests, *self.conversations))),
+            PpoStageConfig(
+                self.requests,
+                self.ppo,
+                self.conversations,
+                self.force_reward,
+                files((*self.requests, *self.conversations)),
+            ),
         )
 
 
@@ -226,7 +252,7 @@ def run_rbrm(config: RbrmStageConfig, inputs: Mapping[str, Path], out_dir: Path)
     )
     require(figures, config.force)
     ranked = tuning.load_rankings(config.rankings, config.seed, size)
-    fit_rbrm(judge, rubric, ranked, reward_model).save(out_dir / "weights.json")
+    fit_rbrm(judge, rubric, ranked, reward_model, config.least_rankings).save(out_dir / "weights.json")
 
 
 def labels_of(specs: Sequence[str], seed: int, image_size: int) -> list[Any]:
@@ -247,12 +273,23 @@ def run_ppo_stage(config: PpoStageConfig, inputs: Mapping[str, Path], out_dir: P
     reward_model = load_reward_model(inputs["reward"]) if "reward" in inputs else None
     if reward_model:
         parts["reward_model"] = reward_model
-    if "rbrm" in inputs:
-        parts["rbrm"] = load_rbrm(inputs["rbrm"])
+    rbrm = load_rbrm(inputs["rbrm"]) if "rbrm" in inputs else None
+    if rbrm:
+        parts["rbrm"] = rbrm
     size = tuned.model.config.image_size
     requests = tuning.load_requests(config.requests, config.ppo.seed, size)
     specs = config.conversations
     conversations = tuning.load_conversations(specs, config.ppo.seed, size) if specs else []
+    if not (out_dir / PREVIEW).is_file():
+        found = preview(tuned, requests, Sum(parts), rbrm, config.ppo)
+        say(render(found))
+        if found.wrong and not config.force_reward:
+            write_json(out_dir / f".{PREVIEW}", found.to_json())
+            raise UserError(
+                f"the reward teaches what the rubric does not want: {'; '.join(found.wrong)}. Mend the rankings, the judge or the "
+                f"reward model, or give --force-reward; {out_dir / f'.{PREVIEW}'} has the figures and an answer of each kind."
+            )
+        write_json(out_dir / PREVIEW, found.to_json())
     with meter("ppo") as bar:
 
         def on_step(step: int, steps: int, record: Mapping[str, Any]) -> None:
@@ -273,7 +310,9 @@ def load_rbrm(folder: Path) -> Rbrm:
     judged = read_json(folder / "judge.json")
     rubric = load_rubric(judged["rubric"])
     judge = make_judge(judged["judge"], rubric, judged["judge_model"])
-    return Rbrm(judge, Weights.load(folder / "weights.json"), rubric)
+    weights = Weights.load(folder / "weights.json")
+    require_order(weights, rubric)
+    return Rbrm(judge, weights, rubric)
 
 
 def run_behaviour(config: BehaviourConfig, inputs: Mapping[str, Path], out_dir: Path) -> None:

@@ -14,6 +14,7 @@ from forescale.core.artifacts import MANIFEST, Stage, read_json, sha256_file
 from forescale.core.errors import UserError
 from forescale.data import tuning
 from forescale.rewards.model import RewardModelConfig
+from forescale.rewards.rbrm import FitConfig
 from forescale.rlhf.ppo import PpoConfig
 from forescale.rlhf.stages import (
     PPO,
@@ -95,6 +96,10 @@ class PpoFlags:
     """people's labels that the judge is measured on first: files, packs, or world:N"""
     force_judge: bool = False
     """use a judge whose agreement with people is below the floor"""
+    least_rankings: int = FitConfig.least_rankings
+    """rankings of a category below which no weights of the RBRM are fitted to it"""
+    force_reward: bool = False
+    """train although worse answers would earn as much as better ones, by the table that is printed before the first step"""
     ppo: PpoConfig = PpoConfig(learning_rate=1e-5, value_learning_rate=3e-5)
 
 
@@ -129,12 +134,18 @@ def ppo(flags: PpoFlags) -> Path:
         inputs["reward"] = flags.reward
     if flags.rankings:
         rbrm = rbrm_config(
-            flags.rubric, flags.judge, flags.judge_model, flags.rankings, flags.labels, flags.force_judge
+            flags.rubric,
+            flags.judge,
+            flags.judge_model,
+            flags.rankings,
+            flags.labels,
+            flags.force_judge,
+            flags.least_rankings,
         )
         _make(RBRM, rbrm, inputs, flags.out / "rbrm")
         inputs = {**inputs, "rbrm": flags.out / "rbrm"}
     files = tuning.fingerprints((*flags.requests, *flags.conversations))
-    config = PpoStageConfig(flags.requests, flags.ppo, flags.conversations, files)
+    config = PpoStageConfig(flags.requests, flags.ppo, flags.conversations, flags.force_reward, files)
     return _make(PPO, config, inputs, flags.out / "ppo")
 
 
