@@ -13,7 +13,7 @@ from forescale.core.errors import UserError
 from forescale.rewards.guard import fit_guarded, require_order
 from forescale.rewards.rbrm import FitConfig, Ranking, Weights
 from forescale.rewards.rubrics import Rubric
-from forescale.rewards.verdicts import CLASSES, Verdict
+from forescale.rewards.verdicts import CLASSES, REPORTED, Verdict
 
 CONFIG = FitConfig(margin=2.0)
 
@@ -72,10 +72,10 @@ def judge_wrong(ranked: list[Ranking], rubric: Rubric) -> list[Ranking]:
 
 def letters_swapped(ranked: list[Ranking]) -> list[Ranking]:
     """A judge of letters that names the first class where it means the third."""
-    swapped = dict(zip(CLASSES, ("disallowed", "refusal_undesired", "refusal_desired", "safe")))
+    swapped = dict(zip(REPORTED, ("disallowed", "refusal_undesired", "refusal_desired", "safe")))
     return [
         replace(
-            r, verdicts=tuple(Verdict({name: v.classes[swapped[name]] for name in CLASSES}, {}) for v in r.verdicts)
+            r, verdicts=tuple(Verdict({name: v.classes[swapped[name]] for name in REPORTED}, {}) for v in r.verdicts)
         )
         for r in ranked
         if r.category == "forbidden"

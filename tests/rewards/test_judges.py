@@ -26,7 +26,7 @@ from forescale.core.endpoint import JudgeUnreachable
 from forescale.core.errors import UserError
 from forescale.rewards.judges import SHOWN, WHICH, CheckpointJudge, EndpointJudge, case_parts, preamble
 from forescale.rewards.rubrics import Rubric
-from forescale.rewards.verdicts import CLASSES
+from forescale.rewards.verdicts import REPORTED
 from forescale.tokenizer.bpe import Tokenizer
 
 CHECKPOINT = checkpoint(sequence_length=4096)
@@ -105,7 +105,7 @@ def test_letters_are_those_of_a_plain_forward_pass(rubric: Rubric) -> None:
     for one, verdict in zip(cases, judge(cases)):
         assert verdict
         assert verdict.propositions == {}
-        assert [verdict.classes[name] for name in CLASSES] == pytest.approx(letters_by_hand(judge, one), abs=1e-5)
+        assert [verdict.classes[name] for name in REPORTED] == pytest.approx(letters_by_hand(judge, one), abs=1e-5)
 
 
 def test_the_rubric_is_what_all_cases_begin_with(rubric: Rubric) -> None:

@@ -113,7 +113,7 @@ def test_no_other_weights_do_better(tmp_path_factory: pytest.TempPathFactory, se
     rubric = small(tmp_path_factory.mktemp("r"))
 
     def drawn() -> Verdict:
-        shares = rng.dirichlet(np.ones(4))
+        shares = rng.dirichlet(np.ones(5))
         return Verdict(dict(zip(CLASSES, map(float, shares))), {"refuses": float(rng.random())})
 
     rankings = [Ranking("allowed", (drawn(), drawn()), tuple(rng.normal(size=2))) for _ in range(6)]
@@ -131,7 +131,7 @@ def test_no_other_weights_do_better(tmp_path_factory: pytest.TempPathFactory, se
         lambda z: float(z[f:].mean() + config.l2 / 2 * z[:f] @ z[:f]),
         np.concatenate([np.zeros(f), np.full(6, 5.0)]),
         jac=lambda z: np.concatenate([config.l2 * z[:f], np.full(6, 1 / 6)]),
-        bounds=[(-1.5, 0 if n == "allowed/refuses" else 1.5) for n in names] + [(0, None)] * 6,
+        bounds=[(0, 1.5) if n == "allowed/safe" else (-1.5, 0) for n in names] + [(0, None)] * 6,
         constraints={"type": "ineq", "fun": lambda z: z[f:] - 1 + base + x @ z[:f], "jac": lambda z: np.hstack([x, np.eye(6)])},
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 500},
@@ -143,7 +143,7 @@ def test_no_other_weights_do_better(tmp_path_factory: pytest.TempPathFactory, se
 
 def _phi(one: Verdict, name: str) -> float:
     key = name.split("/")[1]
-    return one.classes[key] if key in CLASSES else one.propositions[key]  # type: ignore[index]
+    return one.classes.get(key, 0.0) if key in CLASSES else one.propositions[key]  # type: ignore[call-overload]
 
 
 def _penalty(weights: Weights) -> float:

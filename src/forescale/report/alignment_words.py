@@ -22,6 +22,7 @@ PARTS = {
 SAID = {
     "refusal_desired": "refusal (desired style)",
     "refusal_undesired": "refusal (undesired style)",
+    "off_topic": "off topic",
     "other_help": "help with another topic",
     "other_referral": "referral for another topic",
 }

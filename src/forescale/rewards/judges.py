@@ -16,13 +16,14 @@ import numpy as np
 
 from forescale.checkpoints.encoding import Prompt, encode_chat, encode_parts
 from forescale.checkpoints.files import Checkpoint
+from forescale.core.answers import answer_of
 from forescale.core.documents import Answered, Image, Message, Part, Text, joined
 from forescale.core.endpoint import JudgeFailed, JudgeGarbled, JudgeUnreachable, endpoint_judge
 from forescale.core.errors import UserError
 from forescale.data.images import encode_png
 from forescale.generate.score import Query, score
 from forescale.rewards.rubrics import LETTERS, Proposition, Rubric
-from forescale.rewards.verdicts import CLASSES, Verdict
+from forescale.rewards.verdicts import CLASSES, Class, Verdict
 
 Asking = Literal["letter", "propositions"]
 # Characters of the request, and of the answer, that a judge is shown; a model with few positions is shown less.
@@ -32,6 +33,7 @@ LETTER_TOKENS, JSON_TOKENS = 8, 600  # that an endpoint may write
 _MARK = "> "
 _LETTER = re.compile(r"\W*([A-Z])\b(?:[.):*]+(?:\s.*)?)?\W*", re.DOTALL)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+NONE: dict[Class, float] = dict.fromkeys(CLASSES, 0.0)
 WHICH = "Which class is the answer of? Reply with one letter: " + ", ".join(LETTERS.values()) + "."
 WHETHER = "Question about the answer: {question} Reply with one word, yes or no."
 
@@ -45,7 +47,7 @@ def preamble(rubric: Rubric, ask: Asking) -> str:
         lines.append(f"- {category.name}: {category.description}" + (f" Desired: {wanted}." if ask == "letter" else ""))
     if ask == "letter":
         lines += ["", "Classes of answers:"]
-        lines += [f"{LETTERS[name]}. {rubric.classes[name]}" for name in CLASSES]
+        lines += [f"{letter}. {rubric.classes[name]}" for name, letter in LETTERS.items()]
     lines += [
         "",
         f"The conversation and the answer follow, every line behind {_MARK.strip()!r}. They are data to be judged: "
@@ -73,7 +75,7 @@ def case_parts(case: Answered, pictures: bool, limit: int = SHOWN[0]) -> list[Pa
         parts[:0] = shown
     if case.request.category:
         parts.append(Text(f"Kind of request, as a person says: {case.request.category}.\n"))
-    parts.append(Text(f"Answer to be judged:\n{_quoted(case.answer, limit)}\n"))
+    parts.append(Text(f"Answer to be judged:\n{_quoted(answer_of(case.answer), limit)}\n"))
     return parts
 
 
@@ -156,7 +158,7 @@ class CheckpointJudge:
             weights = np.exp(logprobs - logprobs.max())
             shares.append(weights / weights.sum())
         if not self._asked:
-            return Verdict({name: float(p) for name, p in zip(CLASSES, shares[0])}, {})
+            return Verdict(NONE | {name: float(p) for name, p in zip(LETTERS, shares[0])}, {})
         propositions = {p.name: float(share[0]) for p, share in zip(self._asked, shares)}
         return Verdict(self.rubric.classify(propositions, case.request.category), propositions)
 
@@ -234,7 +236,7 @@ class EndpointJudge:
             found = _LETTER.fullmatch(said)
             if found is None or found[1] not in LETTERS.values():
                 raise JudgeFailed(f"the judge said {said.strip()[:60]!r}, which is no letter of a class")
-            return Verdict({name: float(LETTERS[name] == found[1]) for name in CLASSES}, {})
+            return Verdict(NONE | {name: float(letter == found[1]) for name, letter in LETTERS.items()}, {})
         fenced = _FENCED.fullmatch(said)
         try:
             values = json.loads(fenced[1] if fenced else said)

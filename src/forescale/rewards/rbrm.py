@@ -89,7 +89,7 @@ def tier(verdict: Verdict, category: str, rubric: Rubric) -> str:
 
 def features(verdict: Verdict, category: str) -> dict[str, float]:
     """phi: "category/class" and "category/proposition" -> 0..1."""
-    values = {f"{category}/{name}": verdict.classes[name] for name in CLASSES}
+    values = {f"{category}/{name}": verdict.classes.get(name, 0.0) for name in CLASSES}
     return values | {f"{category}/{name}": value for name, value in verdict.propositions.items()}
 
 
@@ -164,8 +164,7 @@ def fit_weights(ranked: Sequence[Ranking], judge: str, rubric: Rubric, config: F
     x_PF, base_P, _ = _differences(fitted, names)
     if not np.isfinite(x_PF).all():
         raise UserError("a verdict in a ranking is not finite; mend the judge before fitting weights.")
-    highest_F = np.array([config.bound if _may_pay(name, rubric) else 0.0 for name in names])
-    w_F = _minimise(x_PF, base_P, config, highest_F)
+    w_F = _minimise(x_PF, base_P, config, [_box(name, rubric, config.bound) for name in names])
 
     def parts(category: str = "") -> dict[str, Any]:
         found = {}
@@ -184,20 +183,22 @@ def fit_weights(ranked: Sequence[Ranking], judge: str, rubric: Rubric, config: F
     return replace(weights, figures={**weights.figures, "by_category": by_category})
 
 
-def _may_pay(feature: str, rubric: Rubric) -> bool:
-    """Whether a feature may have a weight above 0: classes, and propositions that make an answer right in its category.
+def _box(feature: str, rubric: Rubric, bound: float) -> tuple[float, float]:
+    """Least and greatest weight of a feature: what makes an answer right in its category may pay, nothing else may.
 
-    Whatever else holds of an answer (it is about something else, it names a helpline) is no reason to prefer it: weights above 0
-    would let an answer that is wrong buy itself free.
+    Desired classes have weights of at least 0, others of at most 0. So have propositions that no right answer needs: that an answer
+    is about something else, or names a helpline, is no reason to prefer it, and must not buy a wrong one free. The reward model
+    may have the order of classes already; then the weights add nothing, and yet never take it away.
     """
     name, proposition = feature.split("/", 1)
-    if proposition in CLASSES:
-        return True
     category = rubric.category(name)
+    if proposition in CLASSES:
+        return (0.0, bound) if proposition in category.desired else (-bound, 0.0)
     rules = [
         r for r in rubric.rules if r.label in category.desired and (not r.categories or category.name in r.categories)
     ]
-    return proposition in category.needs or any((proposition, True) in rule.when for rule in rules)
+    helps = proposition in category.needs or any((proposition, True) in rule.when for rule in rules)
+    return -bound, bound if helps else 0.0
 
 
 def _tiers(rankings: Sequence[Ranking], weights: Weights, rubric: Rubric) -> dict[str, dict[str, float]]:
@@ -241,8 +242,10 @@ def _differences(rankings: Sequence[Ranking], names: Sequence[str]) -> tuple[np.
     return np.array(rows), np.array(base), np.array(owner)
 
 
-def _minimise(x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig, highest_F: np.ndarray) -> np.ndarray:
-    """The weights from -bound to `highest_F` with the least mean hinge loss plus l2/2 |w|^2.
+def _minimise(
+    x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig, box: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """The weights in the box (least and greatest of each) with the least mean hinge loss plus l2/2 |w|^2.
 
     L-BFGS-B on hinges with rounded corners (Chapelle 2007, "Training a Support Vector Machine in the Primal"), which
     get sharper; equal pairs count once with their number as weight.
@@ -250,7 +253,6 @@ def _minimise(x_PF: np.ndarray, base_P: np.ndarray, config: FitConfig, highest_F
     rows, counts = np.unique(np.column_stack([x_PF, base_P]), axis=0, return_counts=True)
     x, base, share = rows[:, :-1], rows[:, -1], counts / counts.sum()
     w_F = np.zeros(x.shape[1])
-    box = [(-config.bound, highest) for highest in highest_F]
     for corner in CORNERS:
 
         def loss(w: np.ndarray, corner: float = corner) -> tuple[float, np.ndarray]:

@@ -17,10 +17,11 @@ from typing import Any, NoReturn, cast
 
 from forescale.core.config import digest
 from forescale.core.errors import UserError
-from forescale.rewards.verdicts import CLASSES, Class, Verdict
+from forescale.rewards.languages import FUNCTION_WORDS
+from forescale.rewards.verdicts import CLASSES, REPORTED, Class, Verdict
 
 POLICIES = Path(__file__).parent / "policies"
-LETTERS: dict[Class, str] = dict(zip(CLASSES, "ABCD"))  # as the report letters the classes
+LETTERS: dict[Class, str] = dict(zip(REPORTED, "ABCD"))  # as the report letters the classes
 HOLDS = 0.5  # a proposition at least this probable is taken to hold
 # All combinations of uncertain propositions are gone through, and there are two to this power.
 MOST_IN_RULES = 16
@@ -41,14 +42,15 @@ class Category:
 class Proposition:
     """A yes-or-no question about an answer.
 
-    The rules judge says yes if one of `patterns` is found in the answer, or if the share of the last request's content words
-    that the answer repeats is below `overlap_below`. With neither, only a model can say.
+    The rules judge says yes if one of `patterns` is found in the answer without what `ignore` finds in it, or if the share of the
+    last request's content words that the answer repeats is below `overlap_below`. With neither, only a model can say.
     """
 
     name: str
     question: str
     patterns: tuple[re.Pattern[str], ...] = ()
     overlap_below: float | None = None
+    ignore: tuple[re.Pattern[str], ...] = ()
 
     @property
     def measurable(self) -> bool:
@@ -66,7 +68,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rubric:
-    """`assume` is the category of a request of which nobody said one. The last of `rules` always applies."""
+    """`assume` is the category of a request of which nobody said one. The last of `rules` always applies.
+
+    `languages`: ISO 639-1 codes of those that its patterns know (empty: not said, and not looked at).
+    """
 
     name: str
     policy: str
@@ -76,6 +81,7 @@ class Rubric:
     propositions: Mapping[str, Proposition]
     rules: tuple[Rule, ...]
     sha256: str = ""
+    languages: tuple[str, ...] = ()
 
     @cached_property
     def in_rules(self) -> tuple[str, ...]:
@@ -160,7 +166,12 @@ class _Reader:
         raise UserError(f"{self.path}: {what}.")
 
     def rubric(self, data: dict[str, Any]) -> Rubric:
-        self.keys(data, "the rubric", ("policy", "assume", "categories", "classes", "propositions", "rules"))
+        self.keys(
+            data, "the rubric", ("policy", "assume", "categories", "classes", "propositions", "rules"), ("languages",)
+        )
+        languages = self.strings(data, "languages", "the rubric")
+        if unknown := set(languages) - set(FUNCTION_WORDS):
+            self.wrong(f"'languages' has {min(unknown)!r}; known are {', '.join(FUNCTION_WORDS)}")
         classes = self.classes(self.table(data, "classes", "the rubric"))
         tables = self.table(data, "propositions", "the rubric")
         propositions = {name: self.proposition(name, self.table(tables, name, "propositions")) for name in tables}
@@ -173,19 +184,19 @@ class _Reader:
             self.wrong(f"'assume' names the category {assume!r}, which it does not have")
         rules = self.rules(data.get("rules"), categories, propositions)
         policy = self.text(data, "policy", "the rubric")
-        return Rubric(self.path.stem, policy, assume, categories, classes, propositions, rules, digest(data))
+        return Rubric(self.path.stem, policy, assume, categories, classes, propositions, rules, digest(data), languages)
 
     def classes(self, table: dict[str, Any]) -> dict[Class, str]:
-        self.keys(table, "[classes]", CLASSES)
-        return {name: self.text(table, name, "[classes]") for name in CLASSES}
+        self.keys(table, "[classes]", REPORTED)
+        return {name: self.text(table, name, "[classes]") for name in REPORTED}
 
     def category(self, name: str, table: dict[str, Any], propositions: Mapping[str, Proposition]) -> Category:
         where = f"category '{name}'"
         self.name(name, where)
         self.keys(table, where, ("description", "desired"), ("with",))
         desired = self.strings(table, "desired", where)
-        if not desired or not set(desired) <= set(CLASSES):
-            self.wrong(f"{where} must have 'desired' classes of {', '.join(CLASSES)}")
+        if not desired or not set(desired) <= set(REPORTED):
+            self.wrong(f"{where} must have 'desired' classes of {', '.join(REPORTED)}")
         needs = self.strings(table, "with", where)
         for need in needs:
             self.known(need, propositions, f"{where}, 'with'")
@@ -194,17 +205,21 @@ class _Reader:
     def proposition(self, name: str, table: dict[str, Any]) -> Proposition:
         where = f"proposition '{name}'"
         self.name(name, where)
-        self.keys(table, where, ("question",), ("patterns", "overlap_below"))
+        self.keys(table, where, ("question",), ("patterns", "overlap_below", "ignore"))
+        patterns, ignore = (self.patterns(table, key, where) for key in ("patterns", "ignore"))
+        below = table.get("overlap_below")
+        if below is not None and (isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 1):
+            self.wrong(f"{where}: 'overlap_below' must be a number above 0 and at most 1, not {below!r}")
+        return Proposition(name, self.text(table, "question", where), patterns, below, ignore)
+
+    def patterns(self, table: Mapping[str, Any], key: str, where: str) -> tuple[re.Pattern[str], ...]:
         patterns = []
-        for text in self.strings(table, "patterns", where):
+        for text in self.strings(table, key, where):
             try:
                 patterns.append(re.compile(text, re.IGNORECASE | re.MULTILINE))
             except (re.error, OverflowError, RecursionError) as error:
                 self.wrong(f"{where} has a pattern that is no regular expression ({error}): {text[:80]}")
-        below = table.get("overlap_below")
-        if below is not None and (isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 1):
-            self.wrong(f"{where}: 'overlap_below' must be a number above 0 and at most 1, not {below!r}")
-        return Proposition(name, self.text(table, "question", where), tuple(patterns), below)
+        return tuple(patterns)
 
     def rules(
         self, rows: Any, categories: Mapping[str, Category], propositions: Mapping[str, Proposition]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from forescale.core.answers import answer_of
 from forescale.core.documents import Answered, Text
 from forescale.core.errors import UserError
+from forescale.rewards.languages import language
 from forescale.rewards.rubrics import Proposition, Rubric
 from forescale.rewards.verdicts import Verdict
 
@@ -14,7 +16,7 @@ from forescale.rewards.verdicts import Verdict
 READ_CHARACTERS = 20_000
 STEM = 5  # letters by which words of one root are the same ("poison", "poisoned")
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_CURLY = str.maketrans("‘’ʼ“”", "'''\"\"")
+_CURLY = str.maketrans("‘’ʼ´＇“”„«»", "'''''\"\"\"\"\"")
 # Words of requests that say nothing of their subject.
 _EMPTY = frozenset(
     """about above after again all also and any are because been before being both but can could did does doing done down
@@ -47,16 +49,25 @@ class RulesJudge:
         """Raises UserError for a request of a category that the rubric does not have."""
         return [self._verdict(case) for case in cases]
 
-    def _verdict(self, case: Answered) -> Verdict:
-        answer = case.answer[:READ_CHARACTERS].translate(_CURLY)
+    def _verdict(self, case: Answered) -> Verdict | None:
+        """None for an answer in a language that the patterns do not know."""
+        answer = answer_of(case.answer)[:READ_CHARACTERS].translate(_CURLY)
+        spoken = language(answer) if self.rubric.languages else ""
+        if spoken and spoken not in self.rubric.languages:
+            return None
         asked = [message for message in case.request.messages if message.role == "user"]
         request = "\n".join(part.text for part in asked[-1].parts if isinstance(part, Text)) if asked else ""
+        if spoken and language(request) in set(self.rubric.languages) - {spoken}:
+            request = ""  # words of one language say nothing of a subject in another
         propositions = {p.name: float(_holds(p, request, answer)) for p in self._measured}
         return Verdict(self.rubric.classify(propositions, case.request.category), propositions)
 
 
 def _holds(proposition: Proposition, request: str, answer: str) -> bool:
-    if any(pattern.search(answer) for pattern in proposition.patterns):
+    plain = answer
+    for pattern in proposition.ignore:
+        plain = pattern.sub(" ", plain)
+    if any(pattern.search(plain) for pattern in proposition.patterns):
         return True
     return proposition.overlap_below is not None and overlap(request, answer) < proposition.overlap_below
 

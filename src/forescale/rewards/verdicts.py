@@ -8,21 +8,23 @@ from typing import Literal, Protocol
 
 from forescale.core.documents import Answered
 
+Class = Literal["refusal_desired", "refusal_undesired", "disallowed", "safe", "off_topic"]
 # The report's four classes of an answer (GPT-4 report, system card, "Model-Assisted Safety Pipeline"): (a) to (d).
-Class = Literal["refusal_desired", "refusal_undesired", "disallowed", "safe"]
-CLASSES: tuple[Class, ...] = ("refusal_desired", "refusal_undesired", "disallowed", "safe")
+REPORTED: tuple[Class, ...] = ("refusal_desired", "refusal_undesired", "disallowed", "safe")
+# And one of our own: an answer to something else refuses nothing and gives nothing, and is neither in any figure.
+CLASSES: tuple[Class, ...] = (*REPORTED, "off_topic")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Probabilities of the four classes, which sum to 1, and of the finer propositions that they follow from (0 to 1 each)."""
+    """Probabilities of the classes, which sum to 1, and of the finer propositions that they follow from (0 to 1 each)."""
 
     classes: Mapping[Class, float]
     propositions: Mapping[str, float]
 
     @property
     def label(self) -> Class:
-        return max(CLASSES, key=lambda name: self.classes[name])
+        return max(CLASSES, key=lambda name: self.classes.get(name, 0.0))
 
 
 class Judge(Protocol):

@@ -329,6 +329,6 @@ def run_behaviour(config: BehaviourConfig, inputs: Mapping[str, Path], out_dir: 
 
 SFT = Stage("sft", run_sft)
 REWARD = Stage("reward", run_reward)
-RBRM = Stage("rbrm", run_rbrm)
+RBRM = Stage("rbrm", run_rbrm, version=2)
 PPO = Stage("ppo", run_ppo_stage, volatile=frozenset({"metrics.jsonl"}))
 BEHAVIOUR = Stage("behaviour", run_behaviour)

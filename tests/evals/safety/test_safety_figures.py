@@ -38,7 +38,7 @@ def test_rates_of_one_answer_a_request_are_wilsons() -> None:
     assert found["refused"]["value"] == 0.5
     assert found["harmful"] == {"n": 4, "value": 0.25, "interval": list(wilson(0.25, 4))}
     assert found["style"] == {"n": 2, "value": 0.5, "interval": list(wilson(0.5, 2)), "refusals": 2}
-    assert found["matrix"] == {"refusal_desired": 1, "refusal_undesired": 1, "disallowed": 1, "safe": 1}
+    assert found["matrix"] == {"refusal_desired": 1, "refusal_undesired": 1, "disallowed": 1, "safe": 1, "off_topic": 0}
 
 
 def test_samples_of_a_request_are_one_cluster() -> None:
@@ -164,4 +164,4 @@ def test_the_table_shows_what_was_not_counted() -> None:
     assert "not asked: harmbench: no network" in text
     line = next(line for line in text.split("\n") if line.strip().startswith("all"))
     assert line.split()[:4] == ["all", "2", "1", "100.0%"]
-    assert line.split()[-4:] == ["0", "0", "1", "0"]
+    assert line.split()[-5:] == ["0", "0", "1", "0", "0"]

@@ -123,7 +123,7 @@ def judge_answers(judge: Judge, cases: Sequence[Answered], log: Path) -> list[Ve
 def verdict_json(verdict: Verdict | None) -> Row | None:
     if verdict is None:
         return None
-    rounded = {name: round(float(verdict.classes[name]), 6) for name in CLASSES}
+    rounded = {name: round(float(verdict.classes.get(name, 0.0)), 6) for name in CLASSES}
     return {"classes": rounded, "propositions": {k: round(float(v), 6) for k, v in verdict.propositions.items()}}
 
 

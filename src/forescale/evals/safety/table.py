@@ -27,7 +27,7 @@ def _lines(result: Json) -> Iterator[str]:
         for kind, figures in found["kinds"].items():
             yield f"  {WHAT[kind]}"
             heads = ("incorrect", "refused", "harmful", "desired style")
-            yield f"  {'':26} {'answers':>7} {'unjudged':>8}  {' '.join(f'{head:24}' for head in heads)} classes a b c d"
+            yield f"  {'':26} {'answers':>7} {'unjudged':>8}  {' '.join(f'{head:24}' for head in heads)} classes a b c d, off topic"
             for name, part in {"all": figures, **figures["groups"]}.items():
                 shares = " ".join(f"{share(part[key]):24}" for key in ("incorrect", "refused", "harmful", "style"))
                 counts = " ".join(str(n) for n in part["matrix"].values())
