@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -353,3 +355,75 @@ def test_thousands_are_quick() -> None:
     started = time.monotonic()
     assert set(run_programs([(GOOD, TESTS)] * 300, timeout_seconds=10.0, unsafe=True)) == {PASSED}
     assert time.monotonic() - started < 15
+
+
+def forged(value: str) -> str:
+    """A program that answers for itself on the channel to the judge: `value` is the JSON of what `add` is said to be."""
+    return (
+        "import os\n"
+        f"m = b'{{\"add\": ' + {value!r}.encode() + b'}}'\n"
+        "d = len(m).to_bytes(4, 'big') + m\n"
+        "while d: d = d[os.write(3, d):]\n"
+        "while True: pass\n"
+    )
+
+
+FORGED = {
+    "fraction": '["q", "1e300000000"]',
+    "fraction under": '["q", "1/1e300000000"]',
+    "decimal": '["n", "1e300000000"]',
+    "small decimal": '["n", "1e-300000000"]',
+    "many digits": '["q", "' + "9" * 100_000 + '"]',
+    "deep": "[" * 5000 + "]" * 5000,
+    "deep lists": '["l", ' * 900 + "1" + "]" * 900,
+    "no tag": '["z", 1]',
+    "unhashable": '["d", ["l"], 1]',
+    "no number": '["i", "zz"]',
+    "not a list": '{"a": 1}',
+    "a reference that is none": '["r", 1e300]',
+}
+
+
+@pytest.mark.parametrize("value", FORGED.values(), ids=FORGED.keys())
+def test_values_that_programs_forge_take_no_longer_than_a_program(value: str) -> None:
+    with Sandbox(timeout_seconds=0.5, unsafe=True) as sandbox:
+        began = time.monotonic()
+        verdict = sandbox.run(forged(value), "assert int(add) >= 0 and add + 1 and not add\n")
+        assert not verdict.passed
+        assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("kind", [*SAFE, *UNSAFE])
+def test_helpers_die_with_their_parent(kind: Kind) -> None:
+    opened(kind).close()
+    program = (
+        "import threading\n"
+        "from forescale.evals.sandbox import Sandbox\n"
+        f"sandbox = Sandbox(timeout_seconds=60, unsafe=True, kinds=({kind!r},))\n"
+        "print(sandbox._helper.pid, flush=True)\n"
+        "sandbox.run('def f():\\n    while True: pass\\n', 'f()')\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    helper = int(parent.stdout.readline())
+    time.sleep(1)
+    below = [helper, *descendants(helper)]
+    assert len(below) > 1
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(map(alive, below)):
+        time.sleep(0.1)
+    assert [pid for pid in below if alive(pid)] == []
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [pid for child in children for pid in descendants(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False

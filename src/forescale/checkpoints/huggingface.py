@@ -41,6 +41,7 @@ from forescale.core.errors import CorruptArtifact, UserError
 from forescale.model.config import ModelConfig
 from forescale.model.multimodal import Model
 from forescale.tokenizer.bpe import Roles, Tokenizer
+from forescale.tokenizer.vetting import load_backend
 
 # SigLIP's processor: pixels / 255, then mean and deviation 0.5; bicubic.
 SIGLIP_PIXELS = {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
@@ -170,10 +171,7 @@ def _read_tokenizer(folder: Path, facts: Json) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{folder} has no tokenizer.json; save its tokenizer in the fast format first.")
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CorruptArtifact(f"{path} is not a tokenizer file ({error}).") from error
+    backend = load_backend(path)
     described = read_facts(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     generation = read_facts(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     text = facts.get("text_config", facts)

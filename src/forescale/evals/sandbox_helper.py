@@ -23,6 +23,7 @@ each {"do": operation, "to": arguments}.
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import contextlib
 import gc
@@ -30,6 +31,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -51,6 +53,7 @@ for name in ("bisect", "collections", "copy", "functools", "heapq", "itertools",
 
 LONGEST = 4 << 20
 JUDGE_BYTES = 2 << 30
+OWN_SECONDS = 3  # of the judge's, beside those of a program
 # How often the judge looks whether a program that takes its time fills the scratch folder with files.
 LOOK_SECONDS = 0.02
 
@@ -274,6 +277,7 @@ class Judge:
         self._zygote.ended()
         self._spare = self._zygote.fork()
         channel.deadline = time.monotonic() + self._seconds
+        self._limit_own_time()
         try:
             status, detail = self._judged(channel, request)
         except Stop as stop:
@@ -296,6 +300,13 @@ class Judge:
             detail = f"after {self._seconds:g} s"
         return {"status": status, "detail": detail}
 
+    def _limit_own_time(self) -> None:
+        """The kernel ends this process if it computes much longer than a program may: a computation in C hears no signal, and
+        whoever would notice from outside may have been killed."""
+        with contextlib.suppress(ValueError, OSError):
+            limit = int(time.process_time() + self._seconds) + OWN_SECONDS
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
     def _judged(self, channel: Channel, request: dict[str, str]) -> tuple[str, str]:
         try:
             tests = compile(request["tests"], "<tests>", "exec", dont_inherit=True, optimize=0)
@@ -303,13 +314,13 @@ class Judge:
             return "error", "SyntaxError in the tests"
         wanted = sorted(names_in(tests) - vars(builtins).keys())
         try:
+            self._channel = channel
+            # Before anything of the program's is read, and again and again, should the tests catch the first.
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, channel.deadline - time.monotonic()), 0.2)
             channel.send({"program": request["program"], "names": wanted})
             defined = channel.value(channel.receive())
             names = {name: channel.decoded(defined[name]) for name in wanted if name in defined}
             names["__name__"] = "tests"
-            self._channel = channel
-            # Again and again, should the tests catch the first.
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, channel.deadline - time.monotonic()), 0.2)
             exec(tests, names)
         except Stop:
             raise
@@ -318,6 +329,14 @@ class Judge:
                 return "error", channel.raised_name
             return ("failed", "") if isinstance(error, AssertionError) else ("error", type(error).__name__[:80])
         return "passed", ""
+
+
+def end_with_input(fd: int) -> None:
+    """Ends this process, whatever it does, when nobody is left who could ask: then nobody waits for the answer either."""
+    watch = select.poll()
+    watch.register(fd, 0)  # hanging up alone
+    watch.poll()
+    os._exit(1)
 
 
 def main() -> None:
@@ -363,6 +382,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     judge_process = Judge(barrier, seconds)
+    # Not before: a fork takes no thread along.
+    _thread.start_new_thread(end_with_input, (requests.fileno(),))
     print(json.dumps({"isolation": ", ".join(names)}), file=answers, flush=True)
     # Nobody reads complaints from here on, and a full pipe would stop the judge.
     os.dup2(null, 2)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from forescale.core.artifacts import read_json, write_json, write_text
 from forescale.core.errors import CorruptArtifact, UserError
+from forescale.tokenizer.vetting import load_backend, no_panic
 
 SPECIAL = ("<|endoftext|>", "<|image|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 # GPT-4's split pattern as Qwen2 ships it (single digits), so that exported tokenizers behave alike everywhere.
@@ -125,7 +126,7 @@ class Tokenizer:
                 facts = read_json(described)
                 described_roles: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
                 roles = Roles(**described_roles)
-            return Tokenizer(Backend.from_file(str(path)), roles)
+            return Tokenizer(load_backend(path), roles)
         except Exception as error:
             if isinstance(error, UserError):
                 raise
@@ -146,7 +147,8 @@ class Tokenizer:
         """Ids of plain text. Lone surrogates (undecodable bytes read with `surrogateescape`) become their bytes; those
         that stand for no byte become U+FFFD."""
         if is_unicode(text):
-            return self.backend.encode(text, add_special_tokens=False).ids
+            with no_panic():
+                return self.backend.encode(text, add_special_tokens=False).ids
         return self.encode_bytes(_NO_BYTE.sub("\ufffd", text).encode("utf-8", "surrogateescape"))
 
     def encode_trusted(self, text: str) -> list[int]:
@@ -154,12 +156,14 @@ class Tokenizer:
         if self._trusting is None:
             self._trusting = Backend.from_str(self.backend.to_str())
             self._trusting.encode_special_tokens = False
-        return self._trusting.encode(text, add_special_tokens=False).ids
+        with no_panic():
+            return self._trusting.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         if not all(map(is_unicode, texts)):
             return [self.encode(text) for text in texts]
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        with no_panic():
+            return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes: valid UTF-8 by the merges, the rest a byte at a time, as U+FFFD if there is no token for it."""

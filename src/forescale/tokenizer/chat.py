@@ -6,30 +6,17 @@ people wrote; only if both texts hold the same control tokens is the real one to
 
 from __future__ import annotations
 
-import functools
-import json
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
-
 from forescale.core.documents import Image, Message, Text
 from forescale.core.errors import UserError
+from forescale.core.limited import Child, Exceeded, Refused
 from forescale.tokenizer.bpe import Tokenizer, is_unicode
 
-MAX_STEPS = 100_000  # turns of all loops of a template, for one conversation
-MAX_LENGTH = 10_000_000  # characters of a conversation, or entries of anything that a template adds or multiplies
-MAX_BITS = 1024  # of a whole number that a template multiplies
-_WIDE = re.compile(
-    r"%(?:\([^)]*\))?[^%a-zA-Z]*(?:\*|\d{5})"
-)  # a width or precision of "%": taken from the arguments, or huge
+# Templates are programs of strangers: no clock and no limit in this process would hold them (see `templates`).
+_RENDERER = Child("forescale.tokenizer.templates:render", memory_bytes=250_000_000)
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _Pieces = Sequence[Text | Image]
@@ -51,6 +38,8 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, reply: bool = True
         try:
             return _render(messages, pieces, tokenizer, reply, as_list)
         except UserError as error:
+            if isinstance(error.__cause__, Exceeded):
+                raise  # the other form would take as long
             first = first or error
     assert first is not None
     raise first
@@ -137,110 +126,18 @@ class Templated(str):
     __slots__ = ()
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja without unsafe attributes, imports or mutation, whose loops end and whose arithmetic stays small."""
-
-    budget = threading.local()
-    # What is intercepted is not computed when a template is compiled either.
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if _size(operator, left, right) > 1:
-            raise TemplateError(f"its {operator!r} would give something too large")
-        return super().call_binop(context, operator, left, right)
-
-    def joined(self, *parts: Any) -> str:
-        """What `~` gives, which is no operator that can be intercepted."""
-        texts = [str(part) for part in parts]
-        if sum(map(len, texts)) > MAX_LENGTH:
-            raise TemplateError("its '~' would give something too large")
-        return "".join(texts)
-
-    def step(self) -> None:
-        self.budget.steps = getattr(self.budget, "steps", 0) + 1
-        if self.budget.steps > MAX_STEPS:
-            raise TemplateError(f"its loops take more than {MAX_STEPS:,} turns")
-
-
-class _Joins(NodeTransformer):
-    """`a ~ b` becomes a call that can refuse. As attributes of the environment no template can give names another meaning."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        call = nodes.Call(nodes.EnvironmentAttribute("joined"), node.nodes, [], None, None)
-        return call.set_lineno(node.lineno)
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks what a model wrote, for training; here it is transparent."""
-
-    tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _size(operator: str, left: Any, right: Any) -> float:
-    """Upper bound on what the operator gives, as a share of what is allowed; 0 for what cannot grow."""
-    if isinstance(left, int) and isinstance(right, int):
-        if operator == "**":
-            return left.bit_length() * max(0, right) / MAX_BITS
-        return (left.bit_length() + right.bit_length()) / MAX_BITS if operator == "*" else 0
-    if operator == "%":
-        return 2.0 if isinstance(left, str) and _WIDE.search(left) else 0.0
-    lengths = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
-    if operator == "*":
-        times = next((value for value in (left, right) if isinstance(value, int)), 0)
-        return sum(lengths) * max(0, times) / MAX_LENGTH
-    return sum(lengths) / MAX_LENGTH
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    # Jinja's own escapes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-@functools.lru_cache(maxsize=8)
-def _compile(source: str) -> Template:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
-    # There is no clock: a prompt that holds today's date would not give the same score tomorrow.
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = _to_json
-    tree = _Joins().visit(environment.parse(source))
-    for loop in tree.find_all(nodes.For):
-        step = nodes.Call(nodes.EnvironmentAttribute("step"), [], [], None, None)
-        loop.body.insert(0, nodes.ExprStmt(step).set_lineno(loop.lineno))
-    return environment.from_string(tree)
-
-
 def fill(messages: list[dict[str, Any]], tokenizer: Tokenizer, reply: bool) -> str:
-    """What the template makes of messages. Raises UserError if it fails, goes on too long or makes something too large."""
+    """What the template makes of messages. Raises UserError if it fails, takes too long or too much."""
     roles = tokenizer.roles
     begin = roles.bos if roles.bos >= 0 else roles.begin[0] if roles.begin else -1
+    request = {
+        "source": roles.chat_template,
+        "messages": messages,
+        "add_generation_prompt": reply,
+        "bos_token": tokenizer.special.get(begin, ""),
+        "eos_token": tokenizer.special.get(roles.end, ""),
+    }
     try:
-        _Environment.budget.steps = 0
-        pieces = _compile(roles.chat_template).generate(
-            messages=messages,
-            add_generation_prompt=reply,
-            bos_token=tokenizer.special.get(begin, ""),
-            eos_token=tokenizer.special.get(roles.end, ""),
-            tools=None,
-            documents=None,
-        )
-        text, length = [], 0
-        for piece in pieces:
-            length += len(piece)
-            if length > MAX_LENGTH:
-                raise TemplateError(f"it writes more than {MAX_LENGTH:,} characters")
-            text.append(piece)
-        return "".join(text)
-    except Exception as error:  # a template can raise anything
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"the model's chat template cannot render this conversation ({why[0]}).") from error
+        return str(_RENDERER(request))
+    except (Refused, Exceeded) as error:
+        raise UserError(f"the model's chat template cannot render this conversation ({error}).") from error
